@@ -1,0 +1,3 @@
+//! Containers: what is asked ([`config`]), what becomes of it (state, spec, lifecycle).
+
+pub mod config;

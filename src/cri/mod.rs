@@ -1,0 +1,1 @@
+//! The gRPC door: decode, one domain call, encode. Generated types stop here.

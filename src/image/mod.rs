@@ -1,0 +1,1 @@
+//! References, registries, pulls, and the record of what is here.

@@ -1,0 +1,1 @@
+//! A bundle in, a running process out: handlers, the seccomp compiler and the client of the monitor.

@@ -1,0 +1,20 @@
+//! Podwright: a container runtime for Kubernetes nodes.
+//!
+//! This library is what the two binaries `podwright` (daemon and tools) and `podwright-monitor` (one
+//! small process per pod) are made of. ARCHITECTURE.md tells how the rooms below fit together; a
+//! module imports only from those named before it.
+
+pub mod cli;
+pub mod container;
+pub mod cri;
+pub mod image;
+pub mod kubelet;
+pub mod launch;
+pub mod monitor;
+pub mod network;
+pub mod pod;
+pub mod snapshot;
+pub mod store;
+pub mod sys;
+pub mod types;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! The per-pod process: pause, container creation, stdio and CRI logs, exits. No tokio, no tonic, no store, no config.

@@ -1,0 +1,1 @@
+//! Network namespaces and CNI: a pod's config in, its addresses out.

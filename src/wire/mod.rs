@@ -1,0 +1,376 @@
+//! What daemon and monitor say to each other over the monitor's Unix socket.
+//!
+//! A frame is a 4-byte little-endian length and that many bytes of JSON ([`codec`]). JSON because a
+//! daemon that was upgraded talks to monitors that were not: unknown fields are ignored, new ones
+//! have defaults, and [`VERSION`] tells the rest. File descriptors travel beside a frame as
+//! SCM_RIGHTS.
+//!
+//! Architecture Invariant: no I/O policy here, only shapes and their encoding; both binaries
+//! compile the very same definitions.
+
+pub mod codec;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{ContainerId, ErrorKind, PodId};
+
+/// Version of this protocol; raised when a meaning changes, not when a field is added.
+pub const VERSION: u32 = 1;
+
+/// Daemon to monitor.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the daemon; the answer carries it back.
+    pub id: u64,
+    /// What to do.
+    pub request: Request,
+}
+
+/// Requests. Every one is answered by exactly one [`Message::Answer`]; they are carried out
+/// concurrently unless they concern the same container.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// First on every connection. Answered by [`Reply::Hello`] with the whole state, after which
+    /// this connection receives events from then on: nothing falls between.
+    Hello {
+        /// The daemon's [`VERSION`].
+        version: u32,
+    },
+    /// Make the pause process and the pod's namespaces. Answered by [`Reply::Pause`].
+    Pause(PauseSpec),
+    /// Create a container up to, not including, its first instruction. [`Reply::Created`].
+    Create(Box<CreateSpec>),
+    /// Let a created container run. [`Reply::Started`]; an `Err` says why exec failed.
+    Start {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Send a signal to the init process, or with `all` to every process in its cgroup.
+    /// [`Reply::Done`], also if it is gone already.
+    Kill {
+        /// Which.
+        container: ContainerId,
+        /// Signal number.
+        signal: i32,
+        /// The whole cgroup.
+        all: bool,
+    },
+    /// Forget a container: kill what is left, remove its cgroup and runtime state. [`Reply::Done`],
+    /// also if it is unknown.
+    Delete {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Run a process in a container and collect what it prints. [`Reply::Exec`].
+    Exec(Box<ExecSpec>),
+    /// Close the log file and open its path anew. [`Reply::Done`] once that is so.
+    ReopenLog {
+        /// Which.
+        container: ContainerId,
+    },
+    /// SIGKILL pause. [`Reply::Done`] once it is reaped.
+    KillPause,
+    /// Kill and delete whatever is left, answer [`Reply::Done`], exit with 0.
+    Shutdown,
+}
+
+/// The pod's own process and namespaces.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PauseSpec {
+    /// Bind-mounted network namespace to join; `None`: the host's.
+    pub netns: Option<PathBuf>,
+    /// A new IPC namespace (else the host's).
+    pub new_ipc: bool,
+    /// A new PID namespace with pause as its init (shared-PID pods).
+    pub new_pid: bool,
+    /// A new UTS namespace with this hostname (else the host's).
+    pub hostname: Option<String>,
+    /// name (dots) to value, set in the new namespaces.
+    pub sysctls: Vec<(String, String)>,
+    /// cgroup folders to put pause in, absolute paths under the cgroup mounts; empty: none.
+    pub cgroups: Vec<PathBuf>,
+    /// Uid and gid pause runs as.
+    pub user: (u32, u32),
+    /// Supplementary groups.
+    #[serde(default)]
+    pub groups: Vec<u32>,
+    /// Seccomp filter, see [`Confinement::bpf`].
+    #[serde(default)]
+    pub bpf: Option<PathBuf>,
+    /// OOM score adjustment; lowering it may be refused by the kernel, which is tolerated.
+    pub oom_score_adj: i32,
+}
+
+/// Which program creates the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Engine {
+    /// libcontainer in a forked helper of the monitor.
+    Youki {
+        /// Folder for libcontainer's state.
+        root: PathBuf,
+        /// systemd cgroup driver.
+        systemd_cgroup: bool,
+    },
+    /// An OCI runtime binary (runc's command line).
+    Oci {
+        /// Absolute path.
+        binary: PathBuf,
+        /// `--root`.
+        root: PathBuf,
+        /// Further global arguments.
+        args: Vec<String>,
+        /// `--systemd-cgroup`.
+        systemd_cgroup: bool,
+    },
+}
+
+/// What is applied last thing before execve, in the container's init or in an exec process, because
+/// libcontainer 0.7 applies it wrongly or not at all. Engine `Oci` ignores it: its runtime reads
+/// all of that from the spec.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Confinement {
+    /// File with the compiled seccomp filter (`struct sock_filter[]`); `None`: unconfined.
+    pub bpf: Option<PathBuf>,
+    /// Capability sets as bit masks.
+    pub capabilities: Capabilities,
+    /// PR_SET_NO_NEW_PRIVS.
+    pub no_new_privs: bool,
+    /// Label for /proc/self/attr/exec (SELinux) or AppArmor profile name.
+    pub selinux_label: Option<String>,
+    /// AppArmor profile to change to on exec.
+    pub apparmor_profile: Option<String>,
+}
+
+/// Capability sets, bit n for capability n.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Bounding.
+    pub bounding: u64,
+    /// Permitted.
+    pub permitted: u64,
+    /// Effective.
+    pub effective: u64,
+    /// Inheritable.
+    pub inheritable: u64,
+    /// Ambient.
+    pub ambient: u64,
+}
+
+/// The root file system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// Layer folders, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// Writable layer and its work folder, on one file system; `None`: read-only, `lower` only.
+    pub upper: Option<(PathBuf, PathBuf)>,
+    /// Where the spec's `root.path` points; an existing empty folder in the bundle.
+    pub mountpoint: PathBuf,
+}
+
+/// A mount that is prepared in the helper's private mount namespace, because libcontainer cannot
+/// give a single mount its own propagation or id mapping. The spec's mount has `staged` as source.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StagedMount {
+    /// Path on the host.
+    pub source: PathBuf,
+    /// Existing file or folder that it is mounted on.
+    pub staged: PathBuf,
+    /// `private`, `slave`, `shared`.
+    pub propagation: StagedPropagation,
+    /// User namespace mappings for an idmapped mount: (host, container, length).
+    #[serde(default)]
+    pub idmap: Option<IdMaps>,
+}
+
+/// Propagation of a staged mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StagedPropagation {
+    /// rprivate
+    Private,
+    /// rslave
+    Slave,
+    /// rshared
+    Shared,
+}
+
+/// Uid and gid mappings as (container id, host id, length).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    /// uids
+    pub uids: Vec<(u32, u32, u32)>,
+    /// gids
+    pub gids: Vec<(u32, u32, u32)>,
+}
+
+/// Input and output of a container.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct StdioSpec {
+    /// Allocate a terminal.
+    pub tty: bool,
+    /// Keep a pipe (or the terminal) for input; else stdin is /dev/null.
+    pub stdin: bool,
+    /// Close stdin once the first attached client leaves.
+    pub stdin_once: bool,
+    /// CRI log file, absolute; `None`: discard.
+    pub log_path: Option<PathBuf>,
+}
+
+/// Everything the monitor needs to create a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateSpec {
+    /// Which.
+    pub container: ContainerId,
+    /// Who creates it.
+    pub engine: Engine,
+    /// OCI bundle: holds `config.json`, written by the daemon.
+    pub bundle: PathBuf,
+    /// Root file system to mount (in the helper's mount namespace for `Youki`, in the monitor's own for `Oci`).
+    pub rootfs: Rootfs,
+    /// Mounts to prepare.
+    pub mounts: Vec<StagedMount>,
+    /// Applied before execve.
+    pub confinement: Confinement,
+    /// Input and output.
+    pub stdio: StdioSpec,
+    /// The container's cgroup folders (v1: one per controller; v2: one), for kill and OOM detection.
+    pub cgroups: Vec<PathBuf>,
+    /// Milliseconds until the creation is given up and undone.
+    pub timeout_ms: u64,
+}
+
+/// A process to run in a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// Which container; it must be running.
+    pub container: ContainerId,
+    /// The OCI `process` object in JSON: args, env, cwd, user, rlimits, capabilities.
+    pub process: serde_json::Value,
+    /// Applied before execve.
+    pub confinement: Confinement,
+    /// Milliseconds until the process is killed; 0: never.
+    pub timeout_ms: u64,
+    /// Most bytes collected of stdout and of stderr, each; what is over is read and dropped.
+    pub output_limit: usize,
+    /// Milliseconds to go on reading after exit while grandchildren hold the pipes.
+    pub drain_ms: u64,
+}
+
+/// Monitor to daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// The answer to the call with this id.
+    Answer {
+        /// As in [`Call`].
+        id: u64,
+        /// Result.
+        result: Result<Reply, Failure>,
+    },
+    /// Something happened by itself.
+    Event(Event),
+}
+
+/// Answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done; nothing to tell.
+    Done,
+    /// The monitor's state at the moment events begin.
+    Hello(State),
+    /// Pause runs.
+    Pause(Process),
+    /// The container waits for Start.
+    Created(Process),
+    /// The container's program runs.
+    Started {
+        /// When, nanoseconds since the epoch.
+        at_ns: i64,
+    },
+    /// The process ended, or was killed after its time limit.
+    Exec(ExecOutcome),
+}
+
+/// A process, safe against pid reuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Host pid.
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat, clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// Result of an exec.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecOutcome {
+    /// Exit code; 128+n for a signal.
+    pub exit_code: i32,
+    /// The time limit passed and the process was killed.
+    pub timed_out: bool,
+    /// Bytes, base64 on the wire.
+    #[serde(with = "codec::base64_bytes")]
+    pub stdout: Vec<u8>,
+    /// Bytes, base64 on the wire.
+    #[serde(with = "codec::base64_bytes")]
+    pub stderr: Vec<u8>,
+}
+
+/// Happenings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Event {
+    /// A container's init process ended.
+    Exited(Exit),
+    /// Pause ended although nobody asked.
+    PauseExited,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Which.
+    pub container: ContainerId,
+    /// Exit code; 128+n for a signal.
+    pub exit_code: i32,
+    /// The kernel's OOM killer took a process of its cgroup.
+    pub oom_killed: bool,
+    /// When, nanoseconds since the epoch.
+    pub at_ns: i64,
+}
+
+/// The whole of a monitor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// The monitor's [`VERSION`].
+    pub version: u32,
+    /// Which pod.
+    pub pod: PodId,
+    /// The monitor's own pid.
+    pub pid: i32,
+    /// Pause, while it lives.
+    pub pause: Option<Process>,
+    /// Containers that are not deleted.
+    pub containers: Vec<ContainerState>,
+}
+
+/// One container of [`State`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// Which.
+    pub container: ContainerId,
+    /// Init.
+    pub process: Process,
+    /// When it was started; `None`: created only.
+    pub started_ns: Option<i64>,
+    /// How it ended; `None`: it lives.
+    pub exit: Option<Exit>,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Failure {
+    /// Class.
+    pub kind: ErrorKind,
+    /// For people: names what was attempted, and on what.
+    pub message: String,
+}
