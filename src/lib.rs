@@ -13,6 +13,7 @@ pub mod launch;
 pub mod monitor;
 pub mod network;
 pub mod pod;
+pub mod proto;
 pub mod snapshot;
 pub mod store;
 pub mod sys;

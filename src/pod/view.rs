@@ -1,0 +1,44 @@
+//! What others may see of a sandbox: an immutable snapshot that its driver task publishes.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::config::PodConfig;
+use crate::container::view::ContainerView;
+use crate::types::PodId;
+use crate::wire::Process;
+
+/// CRI's two states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodState {
+    /// Everything a container needs is there.
+    Ready,
+    /// Stopped, or lost.
+    NotReady,
+}
+
+/// A sandbox at one moment.
+#[derive(Debug, Clone)]
+pub struct PodView {
+    /// Id.
+    pub id: PodId,
+    /// As asked for.
+    pub config: Arc<PodConfig>,
+    /// Runtime handler as asked for; empty: the default.
+    pub handler: String,
+    /// State.
+    pub state: PodState,
+    /// Nanoseconds since the epoch.
+    pub created_ns: i64,
+    /// Addresses, the primary one first; empty for host network.
+    pub ips: Vec<IpAddr>,
+    /// Bind-mounted network namespace; `None`: the host's.
+    pub netns: Option<PathBuf>,
+    /// Pause, while it lives.
+    pub pause: Option<Process>,
+    /// The monitor's pid, while it lives.
+    pub monitor: Option<i32>,
+    /// Containers, oldest first.
+    pub containers: Vec<Arc<ContainerView>>,
+}
