@@ -4,6 +4,7 @@
 //! small process per pod) are made of. ARCHITECTURE.md tells how the rooms below fit together; a
 //! module imports only from those named before it.
 
+pub mod cgroup;
 pub mod cli;
 pub mod container;
 pub mod cri;

@@ -1,4 +1,10 @@
-//! Containers: what is asked ([`config`]), what becomes of it (state, spec, lifecycle).
+//! Containers: what is asked ([`config`]), what it becomes ([`spec`]), what is kept ([`record`]) and
+//! shown ([`view`]). What *happens* to them happens in their pod's task: `pod::containers`.
 
+pub mod capabilities;
 pub mod config;
+pub mod layer_file;
+pub mod record;
+pub mod spec;
+pub mod user;
 pub mod view;

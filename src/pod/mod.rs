@@ -1,96 +1,314 @@
-//! Sandboxes: what is asked ([`config`]), and the life of each in its own task.
+//! Sandboxes: what is asked ([`config`]), and the life of each in its own task ([`state`] has the
+//! picture).
+//!
+//! Architecture Invariant: the index below is locked for look-ups and changes of single entries
+//! only, never across an await; everything that takes time happens in the drivers.
 
 pub mod config;
+mod containers;
+mod context;
+mod create;
+mod driver;
 mod error;
+mod files;
+mod record;
+mod recover;
+pub mod state;
+mod teardown;
 pub mod view;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use context::Context;
 pub use error::PodError;
 
 use crate::container::config::ContainerConfig;
 use crate::container::view::ContainerView;
-use crate::types::{ContainerId, PodId};
+use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
 use crate::wire::ExecOutcome;
-use config::PodConfig;
+use config::{PodConfig, PodKey};
+use driver::{Command, Driver, Reply};
+use record::PodRecord;
+use state::Stage;
+use tokio::sync::{mpsc, oneshot, watch};
 use view::PodView;
+
+/// Commands that may wait for a driver before callers do: drivers only ever work for microseconds
+/// between awaits.
+const QUEUE: usize = 256;
 
 /// All sandboxes of this node. Cheap to clone.
 ///
 /// Ids are taken whole or as an unambiguous prefix.
 #[derive(Debug, Clone)]
-pub struct Pods {}
+pub struct Pods(Arc<Shared>);
 
-const LATER: PodError = PodError::Unimplemented("pods");
+/// What drivers and callers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) context: Arc<Context>,
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    pods: HashMap<PodId, Handle>,
+    keys: HashMap<PodKey, PodId>,
+    containers: HashMap<ContainerId, PodId>,
+}
+
+#[derive(Debug, Clone)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<Arc<PodView>>,
+}
 
 impl Pods {
+    /// Takes over what earlier daemons left behind; returns once every sandbox is adopted, being
+    /// stopped, or forgotten.
+    pub async fn recover(context: Context) -> Result<Self, PodError> {
+        let pods = Self(Arc::new(Shared { context: Arc::new(context), index: Mutex::default() }));
+        recover::run(&pods.0).await?;
+        Ok(pods)
+    }
+
     /// Makes a sandbox, or joins the making of the same one, or finds it made.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the key is taken by a sandbox of another configuration or handler.
     pub async fn run(&self, config: PodConfig, handler: &str) -> Result<PodId, PodError> {
-        let _ = (config, handler);
-        Err(LATER)
+        self.0.context.handlers.get(handler).map_err(|error| PodError::of("runtime_handler", &error))?;
+        let parent = self.0.context.cgroups.parent(&config.cgroup_parent).map_err(|error| PodError::Invalid {
+            field: "config.linux.cgroup_parent",
+            value: config.cgroup_parent.clone(),
+            reason: error.to_string(),
+        })?;
+        let (id, record) = match self.0.reserve(&config, handler, &parent)? {
+            Reserved::Known(handle) => return ask(&handle, Command::Join).await,
+            Reserved::New(id, record) => (id, record),
+        };
+        // No await between the reservation and the driver: a caller that goes away at any moment
+        // leaves a driver behind that finishes the job.
+        let (publish, view) = watch::channel(Arc::new(placeholder(&record)));
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let handle = Handle { commands, view };
+        self.0.lock().pods.insert(id, handle.clone());
+        let mut driver = Driver::new(self.0.clone(), record, Default::default(), publish);
+        driver.create();
+        tokio::spawn(driver.run(queue));
+        ask(&handle, Command::Join).await
     }
-    /// Stops all containers, pause and the network. Unknown: fine.
+
+    /// Stops all containers, pause and the network. Unknown: fine (CRI: "idempotent").
     pub async fn stop(&self, id: &str) -> Result<(), PodError> {
-        let _ = id;
-        Err(LATER)
+        match self.0.find(id) {
+            Ok(handle) => or_gone(ask(&handle, Command::Stop).await),
+            Err(error) => or_gone(Err(error)),
+        }
     }
-    /// Stops if needed and forgets. Unknown: fine.
+
+    /// Stops if needed and forgets. Unknown: fine (CRI: "idempotent").
     pub async fn remove(&self, id: &str) -> Result<(), PodError> {
-        let _ = id;
-        Err(LATER)
+        match self.0.find(id) {
+            Ok(handle) => or_gone(ask(&handle, Command::Remove).await),
+            Err(error) => or_gone(Err(error)),
+        }
     }
+
     /// One sandbox.
     pub fn get(&self, id: &str) -> Result<Arc<PodView>, PodError> {
-        let _ = id;
-        Err(LATER)
+        let view = self.0.find(id)?.view.borrow().clone();
+        if view.visible { Ok(view) } else { Err(PodError::NotFound { what: "sandbox", id: id.to_owned() }) }
     }
+
     /// All sandboxes, oldest first.
     pub fn list(&self) -> Vec<Arc<PodView>> {
-        Vec::new()
+        let handles: Vec<Handle> = self.0.lock().pods.values().cloned().collect();
+        let mut views: Vec<_> = handles.iter().map(|handle| handle.view.borrow().clone()).filter(|view| view.visible).collect();
+        views.sort_by_key(|view| view.created_ns);
+        views
     }
+
     /// Makes a container, or joins the making of the same one, or finds it made.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if name and attempt are taken by one of another configuration.
     pub async fn create_container(&self, pod: &str, config: ContainerConfig) -> Result<ContainerId, PodError> {
-        let _ = (pod, config);
-        Err(LATER)
+        let handle = self.0.find(pod)?;
+        ask(&handle, |reply| Command::CreateContainer(Box::new(config), reply)).await
     }
+
     /// Lets it run.
     pub async fn start_container(&self, id: &str) -> Result<(), PodError> {
-        let _ = id;
-        Err(LATER)
+        let (handle, id) = self.0.find_container(id)?;
+        ask(&handle, |reply| Command::StartContainer(id, reply)).await
     }
+
     /// Stop signal, grace, SIGKILL. Unknown or ended: fine.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), PodError> {
-        let _ = (id, grace);
-        Err(LATER)
+        match self.0.find_container(id) {
+            Ok((handle, id)) => or_gone(ask(&handle, |reply| Command::StopContainer(id, grace, reply)).await),
+            Err(error) => or_gone(Err(error)),
+        }
     }
+
     /// Kills if needed and forgets. Unknown: fine.
     pub async fn remove_container(&self, id: &str) -> Result<(), PodError> {
-        let _ = id;
-        Err(LATER)
+        match self.0.find_container(id) {
+            Ok((handle, id)) => or_gone(ask(&handle, |reply| Command::RemoveContainer(id, reply)).await),
+            Err(error) => or_gone(Err(error)),
+        }
     }
+
     /// One container.
     pub fn container(&self, id: &str) -> Result<Arc<ContainerView>, PodError> {
-        let _ = id;
-        Err(LATER)
+        let (handle, full) = self.0.find_container(id)?;
+        let view = handle.view.borrow().clone();
+        let found = view.containers.iter().find(|container| container.id == full).cloned();
+        found.ok_or_else(|| PodError::NotFound { what: "container", id: id.to_owned() })
     }
+
     /// All containers, oldest first.
     pub fn containers(&self) -> Vec<Arc<ContainerView>> {
-        Vec::new()
+        let mut all: Vec<_> = self.list().iter().flat_map(|pod| pod.containers.clone()).collect();
+        all.sort_by_key(|view| view.created_ns);
+        all
     }
+
     /// Runs a command in a running container.
-    pub async fn exec_sync(
-        &self,
-        id: &str,
-        command: Vec<String>,
-        timeout: Option<Duration>,
-    ) -> Result<ExecOutcome, PodError> {
-        let _ = (id, command, timeout);
-        Err(LATER)
+    pub async fn exec_sync(&self, id: &str, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutcome, PodError> {
+        let (handle, id) = self.0.find_container(id)?;
+        ask(&handle, |reply| Command::Exec(id, command, timeout, reply)).await
     }
+
     /// Closes the log file and opens its path anew.
     pub async fn reopen_log(&self, id: &str) -> Result<(), PodError> {
-        let _ = id;
-        Err(LATER)
+        let (handle, id) = self.0.find_container(id)?;
+        ask(&handle, |reply| Command::ReopenLog(id, reply)).await
+    }
+}
+
+enum Reserved {
+    Known(Handle),
+    New(PodId, PodRecord),
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        // Nothing that can panic runs under the lock; a poisoned one is as good as any.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reserve(&self, config: &PodConfig, handler: &str, parent: &crate::cgroup::Parent) -> Result<Reserved, PodError> {
+        let mut index = self.lock();
+        if let Some((id, handle)) = index.keys.get(&config.key).and_then(|id| Some((id, index.pods.get(id)?))) {
+            let view = handle.view.borrow().clone();
+            if *view.config == *config && view.handler == handler {
+                return Ok(Reserved::Known(handle.clone()));
+            }
+            let text = format!("sandbox {}/{} attempt {} exists as {id} with another configuration", config.key.namespace, config.key.name, config.key.attempt);
+            return Err(PodError::failed(ErrorKind::AlreadyExists, text));
+        }
+        let id = PodId::generate();
+        let record = PodRecord {
+            id: id.clone(),
+            boot_id: self.context.boot_id.clone(),
+            config: config.clone(),
+            handler: handler.to_owned(),
+            created_ns: now_ns(),
+            stage: Stage::Creating,
+            ips: Vec::new(),
+            pause: None,
+            monitor: None,
+            cgroups: self.context.cgroups.folders(&parent.leaf(id.as_str())),
+            made_parents: Vec::new(),
+        };
+        index.keys.insert(config.key.clone(), id.clone());
+        Ok(Reserved::New(id, record))
+    }
+
+    fn find(&self, id: &str) -> Result<Handle, PodError> {
+        let index = self.lock();
+        let full = by_prefix(index.pods.keys(), id, PodId::as_str, "sandbox", "pod_sandbox_id")?;
+        index.pods.get(full).cloned().ok_or_else(|| PodError::NotFound { what: "sandbox", id: id.to_owned() })
+    }
+
+    fn find_container(&self, id: &str) -> Result<(Handle, ContainerId), PodError> {
+        let index = self.lock();
+        let full = by_prefix(index.containers.keys(), id, ContainerId::as_str, "container", "container_id")?;
+        let handle = index.containers.get(full).and_then(|pod| index.pods.get(pod));
+        handle.map(|handle| (handle.clone(), full.clone())).ok_or_else(|| PodError::NotFound { what: "container", id: id.to_owned() })
+    }
+
+    pub(crate) fn add_container(&self, id: &ContainerId, pod: &PodId) {
+        self.lock().containers.insert(id.clone(), pod.clone());
+    }
+
+    pub(crate) fn drop_container(&self, id: &ContainerId) {
+        self.lock().containers.remove(id);
+    }
+
+    /// A sandbox and what was in it is gone.
+    pub(crate) fn forget<'a>(&self, record: &PodRecord, containers: impl Iterator<Item = &'a ContainerId>) {
+        let mut index = self.lock();
+        index.pods.remove(&record.id);
+        index.keys.retain(|_, id| *id != record.id);
+        for id in containers {
+            index.containers.remove(id);
+        }
+    }
+}
+
+/// What is shown before the driver publishes for the first time: nothing, but enough to compare.
+fn placeholder(record: &PodRecord) -> PodView {
+    PodView {
+        id: record.id.clone(),
+        config: Arc::new(record.config.clone()),
+        handler: record.handler.clone(),
+        visible: false,
+        state: view::PodState::NotReady,
+        created_ns: record.created_ns,
+        ips: Vec::new(),
+        netns: None,
+        pause: None,
+        monitor: None,
+        containers: Vec::new(),
+    }
+}
+
+fn by_prefix<'a, T>(
+    ids: impl Iterator<Item = &'a T>,
+    wanted: &str,
+    text: impl Fn(&T) -> &str,
+    what: &'static str,
+    field: &'static str,
+) -> Result<&'a T, PodError> {
+    if wanted.is_empty() {
+        return Err(PodError::Invalid { field, value: String::new(), reason: "must not be empty".into() });
+    }
+    let mut found = ids.filter(|id| text(id).starts_with(wanted));
+    match (found.next(), found.next()) {
+        (Some(id), None) => Ok(id),
+        (None, _) => Err(PodError::NotFound { what, id: wanted.chars().take(100).collect() }),
+        (Some(_), Some(_)) => {
+            Err(PodError::Invalid { field, value: wanted.to_owned(), reason: "fits more than one id; give more of it".into() })
+        }
+    }
+}
+
+async fn ask<T>(handle: &Handle, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, PodError> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || PodError::NotFound { what: "sandbox", id: "just removed".into() };
+    handle.commands.send(command(reply)).await.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
+}
+
+/// Stop and remove are idempotent: what is not there is stopped and removed.
+fn or_gone(result: Result<(), PodError>) -> Result<(), PodError> {
+    match result {
+        Err(PodError::NotFound { .. }) => Ok(()),
+        other => other,
     }
 }

@@ -27,6 +27,8 @@ pub struct PodView {
     pub config: Arc<PodConfig>,
     /// Runtime handler as asked for; empty: the default.
     pub handler: String,
+    /// False while it is being made: not in lists.
+    pub visible: bool,
     /// State.
     pub state: PodState,
     /// Nanoseconds since the epoch.

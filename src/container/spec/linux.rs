@@ -1,0 +1,127 @@
+//! The spec's `linux` section: namespaces, resources, devices, masks.
+
+use serde_json::{Value, json};
+
+use super::{Inputs, SpecError};
+use crate::container::config::Resources;
+use crate::pod::config::NamespaceMode;
+
+/// Devices every container may use beyond those the runtime makes: none. Access is denied first and
+/// granted by rule.
+const DENY_ALL: &str = "rwm";
+
+pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
+    let security = &inputs.config.security;
+    let mut linux = json!({
+        "namespaces": namespaces(inputs)?,
+        "cgroupsPath": inputs.cgroups_path,
+        "resources": inputs.config.resources.as_ref().map_or_else(|| json!({}), resources),
+    });
+    let mut rules = vec![json!({ "allow": security.privileged, "access": DENY_ALL })];
+    let mut nodes = Vec::new();
+    if security.privileged && !inputs.privileged_without_host_devices {
+        // Every device of the host: filled in by the caller through `devices`, which needs to look at /dev.
+    }
+    for device in &inputs.config.devices {
+        let (node, rule) = device_node(device)?;
+        nodes.push(node);
+        rules.push(rule);
+    }
+    linux["resources"]["devices"] = json!(rules);
+    if !nodes.is_empty() {
+        linux["devices"] = json!(nodes);
+    }
+    if !security.privileged {
+        linux["maskedPaths"] = json!(security.masked_paths);
+        linux["readonlyPaths"] = json!(security.readonly_paths);
+        if let Some(seccomp) = &inputs.seccomp {
+            linux["seccomp"] = json!(seccomp);
+        }
+    }
+    Ok(linux)
+}
+
+/// CRI resources in the OCI form. Unset values are left out, so that the kernel's defaults stay.
+pub fn resources(asked: &Resources) -> Value {
+    let mut out = json!({});
+    let number = |value: i64| (value != 0).then(|| json!(value));
+    let text = |value: &str| (!value.is_empty()).then(|| json!(value));
+    let cpu = [
+        ("shares", number(asked.cpu_shares.max(0))),
+        ("quota", number(asked.cpu_quota)),
+        ("period", number(asked.cpu_period.max(0))),
+        ("cpus", text(&asked.cpuset_cpus)),
+        ("mems", text(&asked.cpuset_mems)),
+    ];
+    let memory = [("limit", number(asked.memory_limit)), ("swap", number(asked.memory_swap_limit))];
+    for (section, values) in [("cpu", cpu.to_vec()), ("memory", memory.to_vec())] {
+        for (key, value) in values {
+            if let Some(value) = value {
+                out[section][key] = value;
+            }
+        }
+    }
+    if !asked.hugepage_limits.is_empty() {
+        let limits = asked.hugepage_limits.iter();
+        out["hugepageLimits"] = limits.map(|(size, limit)| json!({ "pageSize": size, "limit": limit })).collect();
+    }
+    if !asked.unified.is_empty() {
+        out["unified"] = json!(asked.unified);
+    }
+    out
+}
+
+fn namespaces(inputs: &Inputs<'_>) -> Result<Vec<Value>, SpecError> {
+    let options = &inputs.config.security.namespaces;
+    let pod = &inputs.pod.security.namespaces;
+    let places = inputs.places;
+    let of = |pid: i32, kind: &str| format!("/proc/{pid}/ns/{kind}");
+    let mut list = vec![json!({ "type": "mount" })];
+    if let Some(netns) = &places.netns {
+        list.push(json!({ "type": "network", "path": netns }));
+        list.push(json!({ "type": "uts", "path": of(places.pause, "uts") }));
+    }
+    if pod.ipc != NamespaceMode::Node {
+        list.push(json!({ "type": "ipc", "path": of(places.pause, "ipc") }));
+    }
+    match options.pid {
+        NamespaceMode::Container => list.push(json!({ "type": "pid" })),
+        NamespaceMode::Pod => list.push(json!({ "type": "pid", "path": of(places.pause, "pid") })),
+        NamespaceMode::Node => {}
+        NamespaceMode::Target => match inputs.target_pid {
+            Some(pid) => list.push(json!({ "type": "pid", "path": of(pid, "pid") })),
+            None => {
+                return Err(SpecError {
+                    field: "config.linux.security_context.namespace_options.target_id",
+                    value: options.target_id.clone(),
+                    reason: "no running container of this pod",
+                });
+            }
+        },
+    }
+    if inputs.cgroup_v2 && !inputs.config.security.privileged {
+        list.push(json!({ "type": "cgroup" }));
+    }
+    Ok(list)
+}
+
+fn device_node(device: &crate::container::config::Device) -> Result<(Value, Value), SpecError> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let bad = |reason| SpecError { field: "config.devices.host_path", value: device.host_path.clone(), reason };
+    let found = std::fs::metadata(&device.host_path).map_err(|_| bad("no such device on the host"))?;
+    let kind = if found.file_type().is_char_device() {
+        "c"
+    } else if found.file_type().is_block_device() {
+        "b"
+    } else {
+        return Err(bad("is not a device node; folders of devices are not available in this version"));
+    };
+    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+    let path = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+    let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
+    let mode = found.mode() & 0o777;
+    Ok((
+        json!({ "path": path, "type": kind, "major": major, "minor": minor, "fileMode": mode, "uid": found.uid(), "gid": found.gid() }),
+        json!({ "allow": true, "type": kind, "major": major, "minor": minor, "access": access }),
+    ))
+}

@@ -1,0 +1,117 @@
+//! The spec's mounts: the runtime's own first, then those asked for.
+
+use serde_json::{Value, json};
+
+use super::{Inputs, SpecError};
+use crate::container::config::{Mount, Propagation};
+use crate::wire::{StagedMount, StagedPropagation};
+
+/// Mount options that a client may add to a bind mount (CRI 0.37, `Mount.mount_options`).
+const EXTRA_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
+
+pub(super) struct Mounts {
+    pub(super) list: Vec<Value>,
+    pub(super) staged: Vec<StagedMount>,
+    pub(super) root_propagation: Option<&'static str>,
+}
+
+pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
+    let mut asked: Vec<&Mount> = inputs.config.mounts.iter().collect();
+    // Parents before children, so that none hides another; equal depth keeps its order.
+    asked.sort_by_key(|mount| mount.container_path.split('/').filter(|part| !part.is_empty()).count());
+    let taken = |path: &str| asked.iter().any(|mount| mount.container_path.trim_end_matches('/') == path);
+    let mut list: Vec<Value> =
+        own(inputs).into_iter().filter(|mount| !taken(mount["destination"].as_str().unwrap_or(""))).collect();
+
+    let plain = asked.iter().all(|mount| mount.propagation == Propagation::Private);
+    let mut staged = Vec::new();
+    for (index, mount) in asked.iter().enumerate() {
+        if mount.image.is_some() {
+            return Err(refuse("config.mounts.image", mount, "image volumes are not available in this version"));
+        }
+        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+            return Err(refuse(
+                "config.mounts.uidMappings",
+                mount,
+                "idmapped mounts are not available in this version",
+            ));
+        }
+        if mount.recursive_read_only && (!mount.readonly || mount.propagation != Propagation::Private) {
+            return Err(refuse("config.mounts.recursive_read_only", mount, "wants readonly and private propagation"));
+        }
+        for option in &mount.mount_options {
+            if !EXTRA_OPTIONS.contains(&option.as_str()) {
+                return Err(refuse("config.mounts.mount_options", mount, "want noexec, nodev or nosuid"));
+            }
+        }
+        let stage = inputs.stage && !plain;
+        let source = if stage {
+            let place = inputs.staging.join(index.to_string());
+            staged.push(StagedMount {
+                source: mount.host_path.clone().into(),
+                staged: place.clone(),
+                propagation: match mount.propagation {
+                    Propagation::Private => StagedPropagation::Private,
+                    Propagation::HostToContainer => StagedPropagation::Slave,
+                    Propagation::Bidirectional => StagedPropagation::Shared,
+                },
+                idmap: None,
+            });
+            place
+        } else {
+            mount.host_path.clone().into()
+        };
+        let mut options = vec!["rbind"];
+        options.push(match mount.propagation {
+            _ if stage => "rbind",
+            Propagation::Private => "rprivate",
+            Propagation::HostToContainer => "rslave",
+            Propagation::Bidirectional => "rshared",
+        });
+        options.dedup();
+        options.push(match (mount.recursive_read_only, mount.readonly) {
+            (true, _) => "rro",
+            (_, true) => "ro",
+            _ => "rw",
+        });
+        options.extend(mount.mount_options.iter().map(String::as_str));
+        list.push(json!({ "destination": mount.container_path, "type": "bind", "source": source, "options": options }));
+    }
+    let any = |wanted| asked.iter().any(|mount| mount.propagation == wanted);
+    let root_propagation = if any(Propagation::Bidirectional) {
+        Some("shared")
+    } else if any(Propagation::HostToContainer) {
+        Some("rslave")
+    } else {
+        None
+    };
+    Ok(Mounts { list, staged, root_propagation })
+}
+
+/// What every container gets, in the order and with the options that images are used to.
+fn own(inputs: &Inputs<'_>) -> Vec<Value> {
+    let privileged = inputs.config.security.privileged;
+    let access = if privileged { "rw" } else { "ro" };
+    let files = if inputs.config.security.readonly_rootfs { "ro" } else { "rw" };
+    let places = inputs.places;
+    let bind = |destination: &str, source: &std::path::Path, mode: &str| json!({ "destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", mode] });
+    let mut list = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
+        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] }),
+        json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] }),
+        json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
+        json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", access] }),
+        json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", access] }),
+        bind("/dev/shm", &places.shm, "rw"),
+        bind("/etc/resolv.conf", &places.resolv_conf, files),
+        bind("/etc/hosts", &places.hosts, files),
+    ];
+    if let Some(hostname) = &places.hostname {
+        list.push(bind("/etc/hostname", hostname, files));
+    }
+    list
+}
+
+fn refuse(field: &'static str, mount: &Mount, reason: &'static str) -> SpecError {
+    SpecError { field, value: mount.container_path.chars().take(300).collect(), reason }
+}

@@ -1,0 +1,239 @@
+//! Making a container: from the request to a bundle and an init process that waits for Start.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::container::config::{ContainerConfig, Mount};
+use crate::container::record::ContainerRecord;
+use crate::container::spec::{self, Inputs, PodPlaces, Program};
+use crate::container::{capabilities, layer_file, user};
+use crate::image::Image;
+use crate::launch::handlers::{Handler, HandlerKind};
+use crate::launch::monitor::Monitor;
+use crate::launch::seccomp;
+use crate::pod::config::{NamespaceMode, Profile};
+use crate::pod::context::{CREATE_LIMIT, Context, blocking};
+use crate::pod::files::{PodPaths, private_folder};
+use crate::pod::record::PodRecord;
+use crate::pod::PodError;
+use crate::types::{ErrorKind, Signal};
+use crate::wire::{CreateSpec, Engine, Process, Rootfs, StdioSpec};
+
+/// All that making a container needs to know of its pod.
+pub(crate) struct Request {
+    pub(crate) context: Arc<Context>,
+    pub(crate) pod: PodRecord,
+    pub(crate) monitor: Monitor,
+    pub(crate) record: ContainerRecord,
+    pub(crate) image: Arc<Image>,
+    pub(crate) target_pid: Option<i32>,
+}
+
+/// What came of it.
+pub(crate) struct Created {
+    pub(crate) record: ContainerRecord,
+    pub(crate) process: Arc<serde_json::Value>,
+}
+
+/// Signal that stops a container: the request's, else the image's, else SIGTERM.
+pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Signal {
+    config.stop_signal.or_else(|| image.config.stop_signal.as_deref().and_then(|name| Signal::parse(name).ok())).unwrap_or(Signal::TERM)
+}
+
+/// Writes the bundle and has the monitor create the container. The caller has written the record
+/// and undoes everything by [`undo`] on an error.
+pub(crate) async fn run(request: Request) -> Result<Created, PodError> {
+    let monitor = request.monitor.clone();
+    let prepared = tokio::task::spawn_blocking(move || prepare(request)).await;
+    let (spec, process, mut record) = match prepared {
+        Ok(prepared) => prepared?,
+        Err(error) => return Err(PodError::failed(ErrorKind::Internal, format!("bundle: {error}"))),
+    };
+    let init: Process = monitor.create(spec).await.map_err(|error| PodError::of("create", &error))?;
+    record.process = Some(init);
+    Ok(Created { record, process: Arc::new(process) })
+}
+
+/// Takes back what a failed [`run`] left.
+pub(crate) async fn undo(context: &Context, record: &ContainerRecord, monitor: Option<&Monitor>) -> Result<(), PodError> {
+    if let Some(monitor) = monitor {
+        monitor.delete(record.id.clone()).await.map_err(|error| PodError::of("delete", &error))?;
+    }
+    forget(context, record).await
+}
+
+/// Removes a container's files; its record goes with the last of them.
+pub(crate) async fn forget(context: &Context, record: &ContainerRecord) -> Result<(), PodError> {
+    let paths = context.paths(&record.pod);
+    context.discard(paths.container_state(&record.id)).await?;
+    context.discard(paths.container_data(&record.id)).await
+}
+
+fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, ContainerRecord), PodError> {
+    let Request { context, pod, image, mut record, target_pid, .. } = request;
+    let paths = context.paths(&pod.id);
+    let (data, bundle) = (paths.container_data(&record.id), record.bundle.clone());
+    let lower = context.snapshots.lower_dirs(&image.layers);
+    let user = find_user(&record.config, &image, &lower)?;
+    record.user = user.user.clone();
+
+    let handler = context.handlers.get(&pod.handler).map_err(|error| PodError::of("handler", &error))?;
+    let built_in = handler.kind == HandlerKind::Youki;
+    let profile = seccomp_profile(&context, &record.config)?;
+    let places = places(&paths, &pod);
+    let parent = context.cgroups.parent(&pod.config.cgroup_parent).map_err(|error| PodError::of("cgroup", &error))?;
+    let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
+    let mut config = record.config.clone();
+    sources(&mut config.mounts)?;
+    let program = Program {
+        env: image.config.env.clone(),
+        entrypoint: image.config.entrypoint.clone(),
+        command: image.config.cmd.clone(),
+        working_dir: image.config.working_dir.clone(),
+    };
+    let made = spec::build(&Inputs {
+        config: &config,
+        pod: &pod.config,
+        program: &program,
+        user: &user,
+        places: &places,
+        target_pid,
+        cgroups_path: &parent.oci_path(record.id.as_str()),
+        cgroup_v2: context.cgroups.is_v2(),
+        rootfs: &rootfs,
+        staging: &staging,
+        seccomp: profile.clone(),
+        held: context.held_capabilities,
+        stage: built_in,
+        annotations: handler.annotations(&pod.config.annotations, &record.config.annotations),
+        privileged_without_host_devices: handler.privileged_without_host_devices,
+    })
+    .map_err(|error| PodError::Invalid { field: error.field, value: error.value, reason: error.reason.to_owned() })?;
+    let mut confinement = made.confinement;
+    if let Some(profile) = profile.filter(|_| built_in) {
+        confinement.bpf = Some(context.seccomp.bpf_file(&profile).map_err(|error| PodError::of("seccomp", &error))?);
+    }
+    let io = |error: std::io::Error| PodError::io("bundle", &error);
+    for folder in [&data.join("upper"), &data.join("work"), &rootfs] {
+        private_folder(folder).map_err(io)?;
+    }
+    // The upper folder becomes the container's root: it must be enterable for its user.
+    fs::set_permissions(data.join("upper"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(io)?;
+    for mount in &made.staged {
+        place(&staging, &mount.source, &mount.staged).map_err(io)?;
+    }
+    let text = serde_json::to_vec(&made.spec).map_err(|error| PodError::failed(ErrorKind::Internal, error.to_string()))?;
+    fs::write(bundle.join("config.json"), text).map_err(io)?;
+    if !record.log_path.is_empty()
+        && let Some(folder) = Path::new(&record.log_path).parent()
+    {
+        fs::create_dir_all(folder).map_err(|error| PodError::io("log folder", &error))?;
+    }
+    record.confinement = confinement.clone();
+    let spec = CreateSpec {
+        container: record.id.clone(),
+        engine: engine(&context, handler, &paths),
+        bundle,
+        rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs },
+        mounts: made.staged,
+        confinement,
+        stdio: StdioSpec {
+            tty: record.config.tty,
+            stdin: record.config.stdin,
+            stdin_once: record.config.stdin_once,
+            log_path: Some(PathBuf::from(&record.log_path)).filter(|path| !path.as_os_str().is_empty()),
+        },
+        cgroups: record.cgroups.clone(),
+        timeout_ms: u64::try_from(CREATE_LIMIT.as_millis()).unwrap_or(u64::MAX),
+    };
+    let mut spec_value = made.spec;
+    Ok((spec, spec_value["process"].take(), record))
+}
+
+fn find_user(config: &ContainerConfig, image: &Image, lower: &[PathBuf]) -> Result<user::Resolved, PodError> {
+    let read = |path: &str| -> Result<String, PodError> {
+        let content = layer_file::read(lower, Path::new(path)).map_err(|error| PodError::io("image", &error))?;
+        Ok(String::from_utf8_lossy(&content.unwrap_or_default()).into_owned())
+    };
+    let image_user = image.config.user.as_str();
+    user::resolve(&config.security, image_user, &read("/etc/passwd")?, &read("/etc/group")?).map_err(|error| PodError::Invalid {
+        field: "config.linux.security_context.run_as_user",
+        value: image_user.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn seccomp_profile(context: &Context, config: &ContainerConfig) -> Result<Option<oci_spec::runtime::LinuxSeccomp>, PodError> {
+    if config.security.privileged {
+        return Ok(None);
+    }
+    let caps = capabilities::sets(&config.security, context.held_capabilities).map(|sets| sets.bounding).unwrap_or(0);
+    match &config.security.seccomp {
+        Profile::Unset if !context.seccomp_by_default => Ok(None),
+        Profile::Unconfined => Ok(None),
+        Profile::Unset | Profile::RuntimeDefault => Ok(Some(seccomp::default_profile(caps))),
+        Profile::Localhost(path) => {
+            seccomp::load_profile(Path::new(path), caps).map(Some).map_err(|error| PodError::of("seccomp", &error))
+        }
+    }
+}
+
+fn places(paths: &PodPaths, pod: &PodRecord) -> PodPlaces {
+    let namespaces = &pod.config.security.namespaces;
+    let own_network = namespaces.network != NamespaceMode::Node;
+    PodPlaces {
+        resolv_conf: paths.resolv_conf(),
+        hostname: own_network.then(|| paths.hostname()),
+        hosts: paths.hosts(),
+        shm: if namespaces.ipc == NamespaceMode::Node { PathBuf::from("/dev/shm") } else { paths.shm() },
+        netns: own_network.then(|| paths.netns()),
+        pause: pod.pause.map_or(0, |process| process.pid),
+    }
+}
+
+/// Host paths as the kernel will see them: symlinks resolved, and missing ones made as folders, which
+/// is what kubelet relies on.
+fn sources(mounts: &mut [Mount]) -> Result<(), PodError> {
+    for mount in mounts.iter_mut().filter(|mount| mount.image.is_none()) {
+        let invalid = |error: std::io::Error| PodError::Invalid {
+            field: "config.mounts.host_path",
+            value: mount.host_path.clone(),
+            reason: error.to_string(),
+        };
+        let path = PathBuf::from(&mount.host_path);
+        if let Err(error) = fs::metadata(&path) {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                return Err(invalid(error));
+            }
+            fs::create_dir_all(&path).map_err(invalid)?;
+        }
+        let real = fs::canonicalize(&path).map_err(invalid)?;
+        mount.host_path = real.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
+/// Something to mount on: a folder or a file as the source is.
+fn place(staging: &Path, source: &Path, staged: &Path) -> std::io::Result<()> {
+    private_folder(staging)?;
+    if fs::metadata(source)?.is_dir() { private_folder(staged) } else { fs::write(staged, "") }
+}
+
+fn engine(context: &Context, handler: &Handler, paths: &PodPaths) -> Engine {
+    let systemd_cgroup = context.cgroups.driver == crate::cgroup::Driver::Systemd;
+    match handler.kind {
+        HandlerKind::Youki => Engine::Youki { root: paths.state.join("youki"), systemd_cgroup },
+        HandlerKind::Oci => Engine::Oci {
+            binary: handler.binary.clone(),
+            root: paths.state.join("oci"),
+            args: handler.args.clone(),
+            systemd_cgroup,
+        },
+    }
+}
+
+/// Reads the spec's process for an exec after a restart of the daemon.
+pub(crate) async fn process_of(bundle: PathBuf) -> Result<Arc<serde_json::Value>, PodError> {
+    blocking("bundle", move || super::slot::read_process(&bundle)).await.map(Arc::new)
+}

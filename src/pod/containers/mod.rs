@@ -1,0 +1,422 @@
+//! What happens to containers, inside their pod's driver task.
+
+pub(super) mod create;
+pub(super) mod slot;
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use create::{Created, Request};
+use slot::Slot;
+
+use super::PodError;
+use super::config::NamespaceMode;
+use super::context::{KILL_LIMIT, save};
+use super::driver::{Driver, Reply};
+use super::state::Stage as PodStage;
+use crate::container::config::ContainerConfig;
+use crate::container::record::{ContainerRecord, Failure, Stage};
+use crate::container::spec;
+use crate::launch::monitor::Monitor;
+use crate::types::{ContainerId, ErrorKind, HasKind, Signal, now_ns};
+use crate::wire::{Confinement, ExecOutcome, ExecSpec, Exit};
+
+/// Most bytes of each output that ExecSync keeps, as containerd does.
+const OUTPUT_LIMIT: usize = 16 << 20;
+/// How long ExecSync reads on after the process ended while others hold its pipes, milliseconds.
+const DRAIN_MS: u64 = 500;
+
+impl Driver {
+    pub(crate) fn create_container(&mut self, config: ContainerConfig, reply: Reply<ContainerId>) {
+        if let Some(slot) = self.containers.values_mut().find(|slot| {
+            slot.record.config.name == config.name && slot.record.config.attempt == config.attempt && slot.record.stage != Stage::Removing
+        }) {
+            let id = slot.record.id.clone();
+            match (slot.record.config == config, slot.record.stage) {
+                (false, _) => {
+                    let text = format!("container {:?} attempt {} exists as {id} with another configuration", config.name, config.attempt);
+                    drop(reply.send(Err(PodError::failed(ErrorKind::AlreadyExists, text))));
+                }
+                (true, Stage::Creating) => slot.creating.push(reply),
+                (true, _) => drop(reply.send(Ok(id))),
+            }
+            return;
+        }
+        match self.accept(config) {
+            Ok((id, request)) => self.begin_create(id, request, reply),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn accept(&self, config: ContainerConfig) -> Result<(ContainerId, Request), PodError> {
+        let monitor = match (self.record.stage, &self.monitor) {
+            (PodStage::Ready, Some(monitor)) => monitor.clone(),
+            _ => {
+                let text = format!("sandbox {} is not ready", self.record.id);
+                return Err(PodError::failed(ErrorKind::FailedPrecondition, text));
+            }
+        };
+        if config.security.privileged && !self.record.config.security.privileged {
+            return Err(PodError::Invalid {
+                field: "config.linux.security_context.privileged",
+                value: "true".into(),
+                reason: "the sandbox was not made for privileged containers".into(),
+            });
+        }
+        let image = self.context.images.find(&config.image).ok_or_else(|| PodError::NotFound { what: "image", id: config.image.clone() })?;
+        let target_pid = self.target(&config)?;
+        let id = ContainerId::generate();
+        let parent = self.context.cgroups.parent(&self.record.config.cgroup_parent).map_err(|error| PodError::of("cgroup", &error))?;
+        let paths = self.context.paths(&self.record.id);
+        let log_path = log_path(&self.record.config.log_directory, &config.log_path)?;
+        let record = ContainerRecord {
+            pod: self.record.id.clone(),
+            resources: config.resources.clone(),
+            image_id: image.id,
+            image_ref: image.digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+            layers: image.layers.clone(),
+            created_ns: now_ns(),
+            stage: Stage::Creating,
+            started_ns: 0,
+            exit: None,
+            failure: None,
+            user: Default::default(),
+            stop_signal: create::stop_signal(&config, &image),
+            log_path,
+            process: None,
+            bundle: paths.container_state(&id),
+            cgroups: self.context.cgroups.folders(&parent.leaf(id.as_str())),
+            confinement: Confinement::default(),
+            config,
+            id: id.clone(),
+        };
+        Ok((id, Request { context: self.context.clone(), pod: self.record.clone(), monitor, record, image, target_pid }))
+    }
+
+    fn target(&self, config: &ContainerConfig) -> Result<Option<i32>, PodError> {
+        let namespaces = &config.security.namespaces;
+        if namespaces.pid != NamespaceMode::Target {
+            return Ok(None);
+        }
+        let slot = ContainerId::parse(&namespaces.target_id).ok().and_then(|id| self.containers.get(&id));
+        let pid = slot.filter(|slot| slot.running()).and_then(|slot| slot.record.process).map(|process| process.pid);
+        pid.map(Some).ok_or_else(|| PodError::Invalid {
+            field: "config.linux.security_context.namespace_options.target_id",
+            value: namespaces.target_id.clone(),
+            reason: "no running container of this sandbox".into(),
+        })
+    }
+
+    fn begin_create(&mut self, id: ContainerId, request: Request, reply: Reply<ContainerId>) {
+        let hold = self.context.images.hold(&request.image);
+        let mut slot = Slot::new(request.record.clone(), Some(hold));
+        slot.creating.push(reply);
+        self.containers.insert(id.clone(), slot);
+        self.shared.add_container(&id, &self.record.id);
+        self.creating += 1;
+        let (context, monitor, record) = (self.context.clone(), self.monitor.clone(), request.record.clone());
+        let path = context.paths(&record.pod).container_data(&id).join("container.json");
+        self.spawn(async move {
+            let made = async {
+                let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+                crate::pod::context::blocking("record", move || crate::pod::files::private_folder(&folder)).await?;
+                save(path.clone(), &record).await?;
+                let mut created = create::run(request).await?;
+                created.record.stage = Stage::Made;
+                save(path, &created.record).await?;
+                Ok(created)
+            }
+            .await;
+            let undone = match &made {
+                Ok(_) => Ok(()),
+                Err(_) => create::undo(&context, &record, monitor.as_ref()).await,
+            };
+            Box::new(move |driver: &mut Driver| driver.container_created(&id, made, undone))
+        });
+    }
+
+    fn container_created(&mut self, id: &ContainerId, made: Result<Created, PodError>, undone: Result<(), PodError>) {
+        self.creating -= 1;
+        let Some(slot) = self.containers.get_mut(id) else { return };
+        let waiting = std::mem::take(&mut slot.creating);
+        let answer = match made {
+            Ok(created) => {
+                // An exit may have been reported already: the record here knows it, the new one does not.
+                let exit = slot.record.exit.take();
+                slot.record = ContainerRecord { exit, ..created.record };
+                slot.process = Some(created.process);
+                slot.refresh();
+                Ok(id.clone())
+            }
+            Err(error) => {
+                if let Err(failure) = undone {
+                    tracing::error!(container = %id, error = %failure, "undoing a container failed; tried again at the next start");
+                }
+                self.containers.remove(id);
+                self.shared.drop_container(id);
+                Err(error)
+            }
+        };
+        self.publish();
+        for reply in waiting {
+            let _ = reply.send(answer.clone());
+        }
+        if self.creating == 0 && self.record.stage == PodStage::Stopping {
+            self.begin_stop();
+        }
+    }
+
+    pub(crate) fn start_container(&mut self, id: &ContainerId, reply: Reply<()>) {
+        let monitor = self.monitor.clone();
+        let Some(slot) = self.containers.get_mut(id) else { return drop(reply.send(Err(unknown(id)))) };
+        if let Some(waiting) = &mut slot.starting {
+            return waiting.push(reply);
+        }
+        let refuse = |text: &str| PodError::failed(ErrorKind::FailedPrecondition, format!("container {id} {text}"));
+        let monitor = match (slot.record.stage, slot.record.started_ns, &slot.record.exit, monitor) {
+            (Stage::Made, 0, None, Some(monitor)) => monitor,
+            (Stage::Made, started, None, _) if started != 0 => return drop(reply.send(Err(refuse("is running already")))),
+            (_, _, Some(_), _) => return drop(reply.send(Err(refuse("has ended; it cannot be started again")))),
+            _ => return drop(reply.send(Err(refuse("cannot be started now: its sandbox is not ready")))),
+        };
+        slot.starting = Some(vec![reply]);
+        let id = id.clone();
+        self.spawn(async move {
+            let started = monitor.start(id.clone()).await.map_err(|error| PodError::of("start", &error));
+            Box::new(move |driver: &mut Driver| driver.container_started(&id, started))
+        });
+    }
+
+    fn container_started(&mut self, id: &ContainerId, started: Result<i64, PodError>) {
+        let Some(slot) = self.containers.get_mut(id) else { return };
+        let waiting = slot.starting.take().unwrap_or_default();
+        let answer = match started {
+            Ok(at) => {
+                slot.record.started_ns = at;
+                Ok(())
+            }
+            Err(error) => {
+                slot.record.failure = Some(Failure { reason: "StartError".into(), message: error.to_string() });
+                if slot.record.exit.is_none() {
+                    let exit_code = if error.kind() == ErrorKind::PermissionDenied { 126 } else { 127 };
+                    let exit = Exit { container: id.clone(), exit_code, oom_killed: false, at_ns: now_ns() };
+                    slot.exit.send_replace(Some(exit.clone()));
+                    slot.record.exit = Some(exit);
+                }
+                Err(error)
+            }
+        };
+        slot.refresh();
+        self.save_container(id);
+        self.publish();
+        for reply in waiting {
+            let _ = reply.send(answer.clone());
+        }
+    }
+
+    /// The monitor reports an exit, or it is inferred.
+    pub(crate) fn exited(&mut self, exit: Exit) {
+        let id = exit.container.clone();
+        let Some(slot) = self.containers.get_mut(&id) else { return };
+        if slot.record.exit.is_some() {
+            return;
+        }
+        tracing::info!(container = %id, exit_code = exit.exit_code, oom = exit.oom_killed, "container ended");
+        slot.record.exit = Some(exit.clone());
+        slot.exit.send_replace(Some(exit));
+        slot.refresh();
+        if slot.record.stage != Stage::Creating {
+            self.save_container(&id);
+            self.publish();
+        }
+    }
+
+    /// Writes a container's record in the background.
+    pub(crate) fn save_container(&mut self, id: &ContainerId) {
+        let Some(slot) = self.containers.get(id) else { return };
+        let path = self.context.paths(&self.record.id).container_data(id).join("container.json");
+        let record = slot.record.clone();
+        self.spawn(async move {
+            let saved = save(path, &record).await;
+            Box::new(move |_: &mut Driver| {
+                if let Err(error) = saved {
+                    tracing::error!(container = %record.id, %error, "record not written");
+                }
+            })
+        });
+    }
+
+    pub(crate) fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
+        let Some(slot) = self.containers.get(id) else { return drop(reply.send(Ok(()))) };
+        let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else { return drop(reply.send(Ok(()))) };
+        let (exit, signal) = (slot.exit.subscribe(), slot.record.stop_signal);
+        let id = id.clone();
+        self.spawn(async move {
+            let stopped = stop(&monitor, &id, exit, signal, grace).await;
+            Box::new(move |_: &mut Driver| drop(reply.send(stopped)))
+        });
+    }
+
+    pub(crate) fn remove_container(&mut self, id: &ContainerId, reply: Reply<()>) {
+        let Some(slot) = self.containers.get_mut(id) else { return drop(reply.send(Ok(()))) };
+        if slot.record.stage == Stage::Creating {
+            let text = format!("container {id} is still being made; try again");
+            return drop(reply.send(Err(PodError::failed(ErrorKind::Unavailable, text))));
+        }
+        slot.removing.push(reply);
+        if slot.record.stage == Stage::Removing {
+            return;
+        }
+        self.begin_remove_container(id.clone());
+    }
+
+    /// Kills what runs, deletes what is left.
+    pub(crate) fn begin_remove_container(&mut self, id: ContainerId) {
+        let Some(slot) = self.containers.get_mut(&id) else { return };
+        slot.record.stage = Stage::Removing;
+        let (record, exit) = (slot.record.clone(), slot.exit.subscribe());
+        let (context, monitor) = (self.context.clone(), self.monitor.clone());
+        self.spawn(async move {
+            let removed = async {
+                let path = context.paths(&record.pod).container_data(&record.id).join("container.json");
+                save(path, &record).await?;
+                if let Some(monitor) = &monitor {
+                    if record.exit.is_none() && record.started_ns != 0 {
+                        stop(monitor, &record.id, exit, Signal::KILL, Duration::ZERO).await?;
+                    }
+                    monitor.delete(record.id.clone()).await.map_err(|error| PodError::of("delete", &error))?;
+                }
+                create::forget(&context, &record).await
+            }
+            .await;
+            Box::new(move |driver: &mut Driver| driver.container_removed(&id, removed))
+        });
+    }
+
+    fn container_removed(&mut self, id: &ContainerId, removed: Result<(), PodError>) {
+        let Some(slot) = self.containers.get_mut(id) else { return };
+        let waiting = std::mem::take(&mut slot.removing);
+        match &removed {
+            Ok(()) => {
+                self.containers.remove(id);
+                self.shared.drop_container(id);
+            }
+            // A retry begins anew.
+            Err(_) => slot.record.stage = Stage::Made,
+        }
+        self.publish();
+        for reply in waiting {
+            let _ = reply.send(removed.clone());
+        }
+    }
+
+    pub(crate) fn exec(&mut self, id: &ContainerId, command: &[String], timeout: Option<Duration>, reply: Reply<ExecOutcome>) {
+        let Some(slot) = self.containers.get(id) else { return drop(reply.send(Err(unknown(id)))) };
+        let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else {
+            let text = format!("container {id} is not running");
+            return drop(reply.send(Err(PodError::failed(ErrorKind::FailedPrecondition, text))));
+        };
+        let (known, bundle) = (slot.process.clone(), slot.record.bundle.clone());
+        let (id, confinement, command) = (id.clone(), slot.record.confinement.clone(), command.to_vec());
+        self.spawn(async move {
+            let mut read = None;
+            let outcome = async {
+                let process = match known {
+                    Some(process) => process,
+                    None => read.insert(create::process_of(bundle).await?).clone(),
+                };
+                let spec = ExecSpec {
+                    container: id.clone(),
+                    process: spec::exec_process(&process, &command, false),
+                    confinement,
+                    timeout_ms: timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+                    output_limit: OUTPUT_LIMIT,
+                    drain_ms: DRAIN_MS,
+                };
+                monitor.exec(spec).await.map_err(|error| PodError::of("exec", &error))
+            }
+            .await;
+            Box::new(move |driver: &mut Driver| {
+                if let (Some(process), Some(slot)) = (read, driver.containers.get_mut(&id)) {
+                    slot.process = Some(process);
+                }
+                let _ = reply.send(outcome);
+            })
+        });
+    }
+
+    pub(crate) fn reopen_log(&mut self, id: &ContainerId, reply: Reply<()>) {
+        let Some(slot) = self.containers.get(id) else { return drop(reply.send(Err(unknown(id)))) };
+        let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else {
+            let text = format!("container {id} is not running");
+            return drop(reply.send(Err(PodError::failed(ErrorKind::FailedPrecondition, text))));
+        };
+        let id = id.clone();
+        self.spawn(async move {
+            let reopened = monitor.reopen_log(id).await.map_err(|error| PodError::of("log", &error));
+            Box::new(move |_: &mut Driver| drop(reply.send(reopened)))
+        });
+    }
+}
+
+/// Stop signal, grace, SIGKILL for the whole cgroup. Returns once init has ended.
+async fn stop(
+    monitor: &Monitor,
+    id: &ContainerId,
+    mut exit: watch::Receiver<Option<Exit>>,
+    signal: Signal,
+    grace: Duration,
+) -> Result<(), PodError> {
+    let kill = |signal: Signal, all: bool| monitor.kill(id.clone(), signal.number(), all);
+    if !grace.is_zero() && signal != Signal::KILL {
+        kill(signal, false).await.map_err(|error| PodError::of("kill", &error))?;
+        if tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok() {
+            // What init left behind in a PID namespace that it shared.
+            return kill(Signal::KILL, true).await.map_err(|error| PodError::of("kill", &error));
+        }
+    }
+    kill(Signal::KILL, true).await.map_err(|error| PodError::of("kill", &error))?;
+    match tokio::time::timeout(KILL_LIMIT, exit.wait_for(Option::is_some)).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(PodError::failed(ErrorKind::DeadlineExceeded, format!("container {id} does not end on SIGKILL"))),
+    }
+}
+
+fn unknown(id: &ContainerId) -> PodError {
+    PodError::NotFound { what: "container", id: id.to_string() }
+}
+
+/// The absolute log file, which must lie in the pod's log folder.
+fn log_path(folder: &str, file: &str) -> Result<String, PodError> {
+    if file.is_empty() || folder.is_empty() {
+        return Ok(String::new());
+    }
+    let relative = Path::new(file);
+    let inside = relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !inside {
+        return Err(PodError::Invalid {
+            field: "config.log_path",
+            value: file.chars().take(300).collect(),
+            reason: "want a path relative to the sandbox's log_directory, without `..`".into(),
+        });
+    }
+    Ok(PathBuf::from(folder).join(relative).to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_stay_in_their_folder() {
+        assert_eq!(log_path("/var/log/pods/x", "c/0.log").unwrap(), "/var/log/pods/x/c/0.log");
+        assert_eq!(log_path("", "c/0.log").unwrap(), "");
+        assert_eq!(log_path("/l", "").unwrap(), "");
+        for bad in ["../x", "/etc/passwd", "a/../../b"] {
+            assert!(log_path("/l", bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A container as its pod's driver task holds it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::container::config::ContainerConfig;
+use crate::container::record::{ContainerRecord, Stage};
+use crate::container::view::ContainerView;
+use crate::pod::PodError;
+use crate::snapshot::LayerHold;
+use crate::types::ContainerId;
+use crate::wire::Exit;
+
+/// One container.
+pub(crate) struct Slot {
+    pub(crate) record: ContainerRecord,
+    /// The published snapshot of `record`.
+    pub(crate) view: Arc<ContainerView>,
+    /// Tells waiting stops and removals of the exit.
+    pub(crate) exit: watch::Sender<Option<Exit>>,
+    /// Keeps the image's layers.
+    pub(crate) hold: Option<LayerHold>,
+    /// The spec's `process`, for exec; read from the bundle when first needed.
+    pub(crate) process: Option<Arc<serde_json::Value>>,
+    pub(crate) creating: Vec<oneshot::Sender<Result<ContainerId, PodError>>>,
+    pub(crate) starting: Option<Vec<oneshot::Sender<Result<(), PodError>>>>,
+    pub(crate) removing: Vec<oneshot::Sender<Result<(), PodError>>>,
+    config: Arc<ContainerConfig>,
+}
+
+impl Slot {
+    pub(crate) fn new(record: ContainerRecord, hold: Option<LayerHold>) -> Self {
+        let config = Arc::new(record.config.clone());
+        Self {
+            view: Arc::new(view(&record, &config)),
+            exit: watch::Sender::new(record.exit.clone()),
+            record,
+            hold,
+            process: None,
+            creating: Vec::new(),
+            starting: None,
+            removing: Vec::new(),
+            config,
+        }
+    }
+
+    /// In lists: made and not about to vanish unmade.
+    pub(crate) fn visible(&self) -> bool {
+        self.record.stage != Stage::Creating
+    }
+
+    /// Its init process lives.
+    pub(crate) fn running(&self) -> bool {
+        self.record.started_ns != 0 && self.record.exit.is_none()
+    }
+
+    /// Brings the snapshot up to date.
+    pub(crate) fn refresh(&mut self) {
+        self.view = Arc::new(view(&self.record, &self.config));
+    }
+}
+
+fn view(record: &ContainerRecord, config: &Arc<ContainerConfig>) -> ContainerView {
+    ContainerView {
+        id: record.id.clone(),
+        pod: record.pod.clone(),
+        config: config.clone(),
+        resources: record.resources.clone(),
+        image_id: record.image_id,
+        image_ref: record.image_ref.clone(),
+        state: record.state(),
+        created_ns: record.created_ns,
+        started_ns: record.started_ns,
+        finished_ns: record.exit.as_ref().map_or(0, |exit| exit.at_ns),
+        exit_code: record.exit.as_ref().map_or(0, |exit| exit.exit_code),
+        reason: record.reason(),
+        message: record.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default(),
+        log_path: record.log_path.clone(),
+        user: record.user.clone(),
+        stop_signal: record.stop_signal,
+        pid: record.process.filter(|_| record.exit.is_none()).map(|process| process.pid),
+        bundle: record.bundle.clone(),
+    }
+}
+
+/// The `process` object of a bundle's `config.json`. Blocks.
+pub(crate) fn read_process(bundle: &Path) -> std::io::Result<serde_json::Value> {
+    let text = std::fs::read(bundle.join("config.json"))?;
+    let mut spec: serde_json::Value = serde_json::from_slice(&text)?;
+    Ok(spec["process"].take())
+}

@@ -1,0 +1,123 @@
+//! What every driver task works with, and where things of a sandbox lie.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::PodError;
+use super::files::PodPaths;
+use crate::cgroup::Cgroups;
+use crate::image::Images;
+use crate::launch::handlers::Handlers;
+use crate::launch::monitor::Launcher;
+use crate::launch::seccomp::SeccompCompiler;
+use crate::network::Network;
+use crate::snapshot::Snapshots;
+use crate::store::{self, Durability, Record};
+use crate::types::{ErrorKind, HasKind, PodId, chain};
+
+/// How long one step of the monitor may take before the operation fails.
+pub(crate) const CREATE_LIMIT: Duration = Duration::from_secs(60);
+/// How long a process that got SIGKILL may take to be gone.
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(20);
+
+/// The tools of all driver tasks.
+#[derive(Debug)]
+pub struct Context {
+    /// ROOT.
+    pub root: PathBuf,
+    /// STATE.
+    pub state: PathBuf,
+    /// This boot.
+    pub boot_id: String,
+    /// cgroup set-up.
+    pub cgroups: Cgroups,
+    /// Images.
+    pub images: Images,
+    /// Layer folders.
+    pub snapshots: Snapshots,
+    /// Networks.
+    pub network: Network,
+    /// Runtime handlers.
+    pub handlers: Handlers,
+    /// Seccomp.
+    pub seccomp: SeccompCompiler,
+    /// Monitors.
+    pub launcher: Launcher,
+    /// Capabilities this process can give away (its bounding set).
+    pub held_capabilities: u64,
+    /// Seccomp for containers whose client says nothing: the default profile (true) or none.
+    pub seccomp_by_default: bool,
+}
+
+impl Context {
+    /// The folders of a sandbox.
+    pub fn paths(&self, id: &PodId) -> PodPaths {
+        PodPaths { data: self.root.join("pods").join(id), state: self.state.join("pods").join(id) }
+    }
+
+    /// Moves a folder out of the way at once and deletes it in the background; missing is fine.
+    pub async fn discard(&self, folder: PathBuf) -> Result<(), PodError> {
+        let trash = self.root.join("trash").join(crate::types::PodId::generate().as_str());
+        let moved = blocking("discard", move || match std::fs::rename(&folder, &trash) {
+            Ok(()) => Ok(Some(trash)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            // STATE and ROOT may be different file systems.
+            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(None),
+            },
+            Err(error) => Err(error),
+        })
+        .await?;
+        if let Some(trash) = moved {
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = std::fs::remove_dir_all(&trash) {
+                    tracing::warn!(path = %trash.display(), %error, "cannot delete discarded folder; trying again at the next start");
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Runs blocking code on a thread for it; `what` names it in the error.
+pub(crate) async fn blocking<T, F>(what: &'static str, work: F) -> Result<T, PodError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> std::io::Result<T> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| PodError::io(what, &error)),
+        Err(error) => Err(PodError::failed(ErrorKind::Internal, format!("{what}: {error}"))),
+    }
+}
+
+/// Writes a record on a thread for it.
+pub(crate) async fn save<T: Record + Clone + Send + 'static>(path: PathBuf, record: &T) -> Result<(), PodError> {
+    let record = record.clone();
+    match tokio::task::spawn_blocking(move || store::save(&path, &record, Durability::Process)).await {
+        Ok(result) => result.map_err(|error| PodError::of("record", &error)),
+        Err(error) => Err(PodError::failed(ErrorKind::Internal, format!("record: {error}"))),
+    }
+}
+
+impl PodError {
+    /// With this class and text.
+    pub(crate) fn failed(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::Failed { kind, message: message.into() }
+    }
+
+    /// An error of another module, with the stage it happened in.
+    pub(crate) fn of(stage: &str, error: &(impl HasKind + 'static)) -> Self {
+        Self::failed(error.kind(), format!("{stage}: {}", chain(error)))
+    }
+
+    /// An I/O error with the stage it happened in.
+    pub(crate) fn io(stage: &str, error: &std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::ResourceExhausted,
+            _ => ErrorKind::Internal,
+        };
+        Self::failed(kind, format!("{stage}: {error}"))
+    }
+}

@@ -1,0 +1,129 @@
+//! Making a sandbox: the phases of RunPodSandbox, in the pod's own task.
+//!
+//! The network and the monitor are made side by side: CNI plugins take tens of milliseconds, pause
+//! needs only the namespace they work in.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::config::{NamespaceMode, PodConfig};
+use super::context::{Context, blocking};
+use super::error::PodError;
+use super::files::{self, PodPaths};
+use super::record::PodRecord;
+use crate::cgroup;
+use crate::launch::monitor::{EventReceiver, Monitor};
+use crate::network::Attach;
+use crate::wire::{PauseSpec, Process};
+
+/// Uid and gid of pause, when nothing else is asked: nobody of the images' users.
+const PAUSE_ID: u32 = 65_535;
+/// Pause is the last to go when memory is short, as kubelet expects.
+const PAUSE_OOM_SCORE: i32 = -998;
+
+/// What came of the phases.
+pub(super) struct Made {
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) pause: Process,
+    pub(super) monitor: Monitor,
+    pub(super) monitor_process: Process,
+    pub(super) events: EventReceiver,
+    pub(super) made_parents: Vec<std::path::PathBuf>,
+}
+
+/// Runs all phases after the record was written. On an error the caller tears down.
+pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Made, PodError> {
+    let paths = context.paths(&record.id);
+    let config = &record.config;
+    let own_network = config.security.namespaces.network != NamespaceMode::Node;
+    let prepared = {
+        let (paths, config) = (paths.clone(), config.clone());
+        blocking("files", move || files::make(&paths, &config))
+    };
+    // The pause half waits for the namespace, not for the plugins that fill it.
+    let (ready, namespace) = watch::channel(false);
+    let network = async {
+        if !own_network {
+            return Ok(Vec::new());
+        }
+        context.network.create_netns(&paths.netns()).await.map_err(|error| PodError::of("network namespace", &error))?;
+        let _ = ready.send(true);
+        attach(context, record, &paths).await
+    };
+    let (prepared, network, process) = tokio::join!(prepared, network, processes(context, record, &paths, own_network.then_some(namespace)));
+    // Of several failures the first in this order is the cause, the others mostly its echo.
+    let ips = prepared.and(network)?;
+    let (pause, monitor, monitor_process, events, made_parents) = process?;
+    if own_network {
+        let (paths, config, ips) = (paths.clone(), config.clone(), ips.clone());
+        blocking("hosts", move || files::write_hosts(&paths, &config, &ips)).await?;
+    }
+    Ok(Made { ips, pause, monitor, monitor_process, events, made_parents })
+}
+
+async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Result<Vec<IpAddr>, PodError> {
+    let handler = context.handlers.get(&record.handler).map_err(|error| PodError::of("handler", &error))?;
+    let config = &record.config;
+    let request = Attach {
+        pod: record.id.clone(),
+        key: config.key.clone(),
+        netns: paths.netns(),
+        record: paths.network_record(),
+        port_mappings: config.port_mappings.iter().filter(|mapping| mapping.host_port != 0).cloned().collect(),
+        dns: config.dns.clone(),
+        annotations: config.annotations.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        conf_dir: handler.cni_conf_dir.clone(),
+        bin_dirs: handler.cni_bin_dir.clone().map(|dir| vec![dir]),
+    };
+    let attachment = context.network.attach(&request).await.map_err(|error| PodError::of("network", &error))?;
+    Ok(attachment.ips)
+}
+
+type Processes = (Process, Monitor, Process, EventReceiver, Vec<std::path::PathBuf>);
+
+async fn processes(
+    context: &Context,
+    record: &PodRecord,
+    paths: &PodPaths,
+    namespace: Option<watch::Receiver<bool>>,
+) -> Result<Processes, PodError> {
+    let folders = record.cgroups.clone();
+    let cgroups = tokio::task::spawn_blocking(move || cgroup::make(&folders));
+    let (monitor, state, events) =
+        context.launcher.spawn(&record.id, &paths.state).await.map_err(|error| PodError::of("monitor", &error))?;
+    let made_parents = match cgroups.await {
+        Ok(made) => made.map_err(|error| PodError::of("cgroup", &error))?,
+        Err(error) => return Err(PodError::failed(crate::types::ErrorKind::Internal, format!("cgroup: {error}"))),
+    };
+    let own_network = namespace.is_some();
+    if let Some(mut namespace) = namespace
+        && namespace.wait_for(|ready| *ready).await.is_err()
+    {
+        // The network half failed and tells why.
+        return Err(PodError::failed(crate::types::ErrorKind::Aborted, "pause: no network namespace"));
+    }
+    let spec = pause_spec(&record.config, paths, own_network, &record.cgroups);
+    let pause = monitor.pause(spec).await.map_err(|error| PodError::of("pause", &error))?;
+    let monitor_process = Process { pid: state.pid, start_time: crate::sys::process::start_time(state.pid).unwrap_or(0) };
+    Ok((pause, monitor, monitor_process, events, made_parents))
+}
+
+fn pause_spec(config: &PodConfig, paths: &PodPaths, own_network: bool, cgroups: &[std::path::PathBuf]) -> PauseSpec {
+    let security = &config.security;
+    let id = |wanted: Option<i64>| wanted.and_then(|id| u32::try_from(id).ok()).unwrap_or(PAUSE_ID);
+    PauseSpec {
+        netns: own_network.then(|| paths.netns()),
+        new_ipc: security.namespaces.ipc != NamespaceMode::Node,
+        new_pid: security.namespaces.pid == NamespaceMode::Pod,
+        hostname: own_network.then(|| config.hostname.clone()),
+        sysctls: config.sysctls.clone().into_iter().collect(),
+        cgroups: cgroups.to_vec(),
+        user: (id(security.run_as_user), id(security.run_as_group)),
+        groups: security.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()).collect(),
+        bpf: None,
+        oom_score_adj: PAUSE_OOM_SCORE,
+    }
+}

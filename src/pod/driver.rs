@@ -1,0 +1,418 @@
+//! The one owner of a sandbox: a task that alone changes its state and writes its records.
+//!
+//! Commands come in by a channel, the monitor's events by another. Anything that takes time is a
+//! future in `work`, polled by this same task; when it ends it hands back a closure that is applied
+//! to the driver. So operations of one pod overlap (a stop with a long grace period blocks no exec),
+//! yet all changes of state happen one after the other, here.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::config::{NamespaceMode, PodConfig};
+use super::containers::slot::Slot;
+use super::context::{Context, blocking, save};
+use super::error::PodError;
+use super::record::PodRecord;
+use super::state::{Stage, Step};
+use super::view::{PodState, PodView};
+use super::{Shared, create, files, teardown};
+use crate::container::config::ContainerConfig;
+use crate::launch::monitor::{EventReceiver, Monitor, MonitorEvent};
+use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
+use crate::wire::{ExecOutcome, Exit};
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, PodError>>;
+/// A change of state that finished work asks for.
+pub(crate) type Change = Box<dyn FnOnce(&mut Driver) + Send>;
+type Work = Pin<Box<dyn Future<Output = Change> + Send>>;
+
+/// What can be asked of a sandbox.
+pub(crate) enum Command {
+    /// Await the creation.
+    Join(Reply<PodId>),
+    Stop(Reply<()>),
+    Remove(Reply<()>),
+    CreateContainer(Box<ContainerConfig>, Reply<ContainerId>),
+    StartContainer(ContainerId, Reply<()>),
+    StopContainer(ContainerId, std::time::Duration, Reply<()>),
+    RemoveContainer(ContainerId, Reply<()>),
+    Exec(ContainerId, Vec<String>, Option<std::time::Duration>, Reply<ExecOutcome>),
+    ReopenLog(ContainerId, Reply<()>),
+}
+
+/// The state of the task.
+pub(crate) struct Driver {
+    pub(crate) context: Arc<Context>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) record: PodRecord,
+    /// The record's configuration, shared with readers.
+    config: Arc<PodConfig>,
+    pub(crate) monitor: Option<Monitor>,
+    pub(crate) containers: BTreeMap<ContainerId, Slot>,
+    /// Containers whose creation is under way: a stop waits for them.
+    pub(crate) creating: usize,
+    events: Option<EventReceiver>,
+    work: FuturesUnordered<Work>,
+    publish: watch::Sender<Arc<PodView>>,
+    joining: Vec<Reply<PodId>>,
+    stopping: Vec<Reply<()>>,
+    removing: Vec<Reply<()>>,
+    stop_under_way: bool,
+    /// Nothing is left of the sandbox: the task ends.
+    gone: bool,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        record: PodRecord,
+        containers: BTreeMap<ContainerId, Slot>,
+        publish: watch::Sender<Arc<PodView>>,
+    ) -> Self {
+        Self {
+            context: shared.context.clone(),
+            shared,
+            config: Arc::new(record.config.clone()),
+            record,
+            monitor: None,
+            containers,
+            creating: 0,
+            events: None,
+            work: FuturesUnordered::new(),
+            publish,
+            joining: Vec::new(),
+            stopping: Vec::new(),
+            removing: Vec::new(),
+            stop_under_way: false,
+            gone: false,
+        }
+    }
+
+    /// Takes over a monitor that was found alive.
+    pub(super) fn adopt(&mut self, monitor: Monitor, events: EventReceiver) {
+        self.monitor = Some(monitor);
+        self.events = Some(events);
+    }
+
+    /// Runs until the sandbox is gone.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.publish();
+        while !self.gone {
+            tokio::select! {
+                // Events first: an exit that was reported before an answer is seen before it.
+                biased;
+                event = next_event(&mut self.events) => self.event(event),
+                Some(change) = self.work.next(), if !self.work.is_empty() => change(&mut self),
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    // All handles are gone: the daemon is ending. The pod lives on without it.
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Starts work whose result is applied by the returned closure.
+    pub(crate) fn spawn(&mut self, work: impl Future<Output = Change> + Send + 'static) {
+        self.work.push(Box::pin(work));
+    }
+
+    /// Shows the present state to all readers.
+    pub(crate) fn publish(&self) {
+        self.publish.send_replace(Arc::new(self.view()));
+    }
+
+    fn view(&self) -> PodView {
+        let record = &self.record;
+        let mut containers: Vec<_> = self.containers.values().filter(|slot| slot.visible()).map(|slot| slot.view.clone()).collect();
+        containers.sort_by_key(|view| view.created_ns);
+        let own_network = record.config.security.namespaces.network != NamespaceMode::Node;
+        PodView {
+            id: record.id.clone(),
+            config: self.config.clone(),
+            handler: record.handler.clone(),
+            visible: record.stage.shown().is_some(),
+            state: record.stage.shown().unwrap_or(PodState::NotReady),
+            created_ns: record.created_ns,
+            ips: record.ips.clone(),
+            netns: own_network.then(|| self.context.paths(&record.id).netns()),
+            pause: record.pause,
+            monitor: record.monitor.map(|process| process.pid),
+            containers,
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Join(reply) => match self.record.stage {
+                Stage::Creating => self.joining.push(reply),
+                Stage::Undoing => drop(reply.send(Err(PodError::failed(ErrorKind::Aborted, "the sandbox could not be made")))),
+                _ => drop(reply.send(Ok(self.record.id.clone()))),
+            },
+            Command::Stop(reply) => self.stop(reply),
+            Command::Remove(reply) => self.remove(reply),
+            Command::CreateContainer(config, reply) => self.create_container(*config, reply),
+            Command::StartContainer(id, reply) => self.start_container(&id, reply),
+            Command::StopContainer(id, grace, reply) => self.stop_container(&id, grace, reply),
+            Command::RemoveContainer(id, reply) => self.remove_container(&id, reply),
+            Command::Exec(id, command, timeout, reply) => self.exec(&id, &command, timeout, reply),
+            Command::ReopenLog(id, reply) => self.reopen_log(&id, reply),
+        }
+    }
+
+    /// Begins the phases of the creation.
+    pub(super) fn create(&mut self) {
+        let (context, record) = (self.context.clone(), self.record.clone());
+        self.spawn(async move {
+            let made = async {
+                let (paths, folders) = (context.paths(&record.id), context.paths(&record.id));
+                blocking("folders", move || {
+                    files::private_folder(&folders.data)?;
+                    files::private_folder(&folders.state)
+                })
+                .await?;
+                save(paths.record(), &record).await?;
+                create::run(&context, &record).await
+            }
+            .await;
+            Box::new(move |driver: &mut Self| match made {
+                Ok(made) => driver.created(made),
+                Err(error) => driver.undo(error),
+            })
+        });
+    }
+
+    fn created(&mut self, made: create::Made) {
+        self.record.ips = made.ips;
+        self.record.pause = Some(made.pause);
+        self.record.monitor = Some(made.monitor_process);
+        self.record.made_parents = made.made_parents;
+        self.adopt(made.monitor, made.events);
+        self.advance(Step::Made);
+        let (path, record) = (self.context.paths(&self.record.id).record(), self.record.clone());
+        self.spawn(async move {
+            let saved = save(path, &record).await;
+            Box::new(move |driver: &mut Self| match saved {
+                Ok(()) => {
+                    driver.publish();
+                    for reply in driver.joining.drain(..) {
+                        let _ = reply.send(Ok(driver.record.id.clone()));
+                    }
+                    if !driver.stopping.is_empty() || !driver.removing.is_empty() {
+                        driver.begin_stop();
+                    }
+                }
+                Err(error) => {
+                    driver.record.stage = Stage::Undoing;
+                    driver.undo(error);
+                }
+            })
+        });
+    }
+
+    /// Takes back a failed creation, then answers with why it failed.
+    pub(super) fn undo(&mut self, cause: PodError) {
+        tracing::warn!(pod = %self.record.id, error = %cause, "sandbox could not be made; undoing");
+        if self.record.stage != Stage::Undoing {
+            self.advance(Step::Failed);
+        }
+        let (context, record, monitor) = (self.context.clone(), self.record.clone(), self.monitor.take());
+        self.spawn(async move {
+            let undone = teardown::run(&context, &record, monitor, &[]).await;
+            let forgotten = match &undone {
+                Ok(()) => forget(&context, &record).await,
+                // The record stays, with what is left to undo; the next start tries again.
+                Err(_) => save(context.paths(&record.id).record(), &record).await,
+            };
+            Box::new(move |driver: &mut Self| {
+                let mut error = cause;
+                for failure in [undone.err(), forgotten.err()].into_iter().flatten() {
+                    tracing::error!(pod = %driver.record.id, error = %failure, "undoing failed; tried again at the next start");
+                    error = PodError::failed(
+                        crate::types::HasKind::kind(&error),
+                        format!("{error}; undoing it failed, too: {failure}"),
+                    );
+                }
+                driver.leave();
+                for reply in driver.joining.drain(..) {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                for reply in driver.stopping.drain(..).chain(driver.removing.drain(..)) {
+                    let _ = reply.send(Ok(()));
+                }
+            })
+        });
+    }
+
+    fn stop(&mut self, reply: Reply<()>) {
+        match self.record.stage {
+            Stage::Stopped | Stage::Removing => drop(reply.send(Ok(()))),
+            // Carried out as soon as it is made, or answered once it is undone.
+            Stage::Creating | Stage::Undoing => self.stopping.push(reply),
+            Stage::Ready | Stage::Stopping => {
+                self.stopping.push(reply);
+                self.begin_stop();
+            }
+        }
+    }
+
+    /// Stops, unless that is under way; joins otherwise.
+    pub(super) fn begin_stop(&mut self) {
+        self.advance(Step::Stop);
+        if self.stop_under_way || self.creating > 0 {
+            // A container that is being made finishes first; it calls this again.
+            return;
+        }
+        self.stop_under_way = true;
+        self.publish();
+        let (context, record, monitor) = (self.context.clone(), self.record.clone(), self.monitor.clone());
+        let cgroups: Vec<_> = self.containers.values().flat_map(|slot| slot.record.cgroups.clone()).collect();
+        self.spawn(async move {
+            let saved = save(context.paths(&record.id).record(), &record).await;
+            let stopped = teardown::run(&context, &record, monitor, &cgroups).await;
+            Box::new(move |driver: &mut Self| driver.stopped(saved.and(stopped)))
+        });
+    }
+
+    fn stopped(&mut self, result: Result<(), PodError>) {
+        self.stop_under_way = false;
+        if let Err(error) = result {
+            tracing::warn!(pod = %self.record.id, %error, "sandbox could not be stopped altogether");
+            for reply in self.stopping.drain(..) {
+                let _ = reply.send(Err(error.clone()));
+            }
+            for reply in self.removing.drain(..) {
+                let _ = reply.send(Err(error.clone()));
+            }
+            self.publish();
+            return;
+        }
+        self.monitor = None;
+        self.events = None;
+        self.record.pause = None;
+        self.record.monitor = None;
+        self.end_all();
+        self.advance(Step::Stopped);
+        let (path, record) = (self.context.paths(&self.record.id).record(), self.record.clone());
+        self.spawn(async move {
+            let saved = save(path, &record).await;
+            Box::new(move |driver: &mut Self| {
+                driver.publish();
+                for reply in driver.stopping.drain(..) {
+                    let _ = reply.send(saved.clone());
+                }
+                if !driver.removing.is_empty() {
+                    driver.begin_remove();
+                }
+            })
+        });
+    }
+
+    fn remove(&mut self, reply: Reply<()>) {
+        match self.record.stage {
+            Stage::Creating | Stage::Undoing => self.removing.push(reply),
+            Stage::Ready | Stage::Stopping => {
+                self.removing.push(reply);
+                self.begin_stop();
+            }
+            Stage::Stopped => {
+                self.removing.push(reply);
+                self.begin_remove();
+            }
+            Stage::Removing => self.removing.push(reply),
+        }
+    }
+
+    /// Removes a stopped sandbox with all its containers.
+    pub(super) fn begin_remove(&mut self) {
+        self.advance(Step::Remove);
+        let (context, record) = (self.context.clone(), self.record.clone());
+        self.spawn(async move {
+            let saved = save(context.paths(&record.id).record(), &record).await;
+            let forgotten = match saved {
+                Ok(()) => forget(&context, &record).await,
+                Err(error) => Err(error),
+            };
+            Box::new(move |driver: &mut Self| {
+                match &forgotten {
+                    Ok(()) => driver.leave(),
+                    Err(_) => driver.record.stage = Stage::Stopped,
+                }
+                for reply in driver.removing.drain(..) {
+                    let _ = reply.send(forgotten.clone());
+                }
+            })
+        });
+    }
+
+    fn leave(&mut self) {
+        self.gone = true;
+        self.shared.forget(&self.record, self.containers.keys());
+    }
+
+    /// Goes to the next stage; a step that the state machine does not know here changes nothing.
+    pub(super) fn advance(&mut self, step: Step) {
+        match self.record.stage.after(step) {
+            Some(stage) => self.record.stage = stage,
+            None => tracing::error!(pod = %self.record.id, stage = ?self.record.stage, ?step, "impossible step"),
+        }
+    }
+
+    fn event(&mut self, event: MonitorEvent) {
+        match event {
+            MonitorEvent::Exited(exit) => self.exited(exit),
+            MonitorEvent::PauseExited => {
+                tracing::warn!(pod = %self.record.id, "pause ended although nobody asked; stopping the sandbox");
+                self.record.pause = None;
+                if self.record.stage == Stage::Ready {
+                    self.begin_stop();
+                }
+            }
+            MonitorEvent::Gone => {
+                self.events = None;
+                self.monitor = None;
+                if self.record.stage == Stage::Ready {
+                    tracing::warn!(pod = %self.record.id, "monitor is gone although nobody asked; stopping the sandbox");
+                    self.begin_stop();
+                }
+            }
+        }
+    }
+
+    /// Every container is over: what was not reported was killed with the sandbox.
+    fn end_all(&mut self) {
+        let folder = self.context.paths(&self.record.id);
+        let living: Vec<ContainerId> =
+            self.containers.values().filter(|slot| slot.record.exit.is_none()).map(|slot| slot.record.id.clone()).collect();
+        for id in living {
+            let told = std::fs::read(folder.container_state(&id).join("exit.json")).ok();
+            let exit = told.and_then(|text| serde_json::from_slice::<Exit>(&text).ok());
+            let exit = exit.filter(|exit| exit.container == id).unwrap_or_else(|| Exit {
+                container: id.clone(),
+                exit_code: 137,
+                oom_killed: false,
+                at_ns: now_ns(),
+            });
+            self.exited(exit);
+        }
+    }
+}
+
+async fn next_event(events: &mut Option<EventReceiver>) -> MonitorEvent {
+    match events {
+        Some(receiver) => receiver.recv().await.unwrap_or(MonitorEvent::Gone),
+        None => std::future::pending().await,
+    }
+}
+
+/// Removes every file of the sandbox; the record's folder last, so that a crash before it leads back here.
+pub(super) async fn forget(context: &Context, record: &PodRecord) -> Result<(), PodError> {
+    let paths = context.paths(&record.id);
+    context.discard(paths.state).await?;
+    context.discard(paths.data).await
+}
