@@ -3,6 +3,7 @@
 
 pub mod capabilities;
 pub mod config;
+pub mod devices;
 pub mod layer_file;
 pub mod record;
 pub mod spec;

@@ -62,10 +62,12 @@ impl Context {
             Ok(()) => Ok(Some(trash)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             // STATE and ROOT may be different file systems.
-            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => match std::fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                _ => Ok(None),
-            },
+            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+                match std::fs::remove_dir_all(&folder) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(None),
+                }
+            }
             Err(error) => Err(error),
         })
         .await?;

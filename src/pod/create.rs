@@ -48,11 +48,16 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
         if !own_network {
             return Ok(Vec::new());
         }
-        context.network.create_netns(&paths.netns()).await.map_err(|error| PodError::of("network namespace", &error))?;
+        context
+            .network
+            .create_netns(&paths.netns())
+            .await
+            .map_err(|error| PodError::of("network namespace", &error))?;
         let _ = ready.send(true);
         attach(context, record, &paths).await
     };
-    let (prepared, network, process) = tokio::join!(prepared, network, processes(context, record, &paths, own_network.then_some(namespace)));
+    let (prepared, network, process) =
+        tokio::join!(prepared, network, processes(context, record, &paths, own_network.then_some(namespace)));
     // Of several failures the first in this order is the cause, the others mostly its echo.
     let ips = prepared.and(network)?;
     let (pause, monitor, monitor_process, events, made_parents) = process?;
@@ -107,7 +112,8 @@ async fn processes(
     }
     let spec = pause_spec(&record.config, paths, own_network, &record.cgroups);
     let pause = monitor.pause(spec).await.map_err(|error| PodError::of("pause", &error))?;
-    let monitor_process = Process { pid: state.pid, start_time: crate::sys::process::start_time(state.pid).unwrap_or(0) };
+    let monitor_process =
+        Process { pid: state.pid, start_time: crate::sys::process::start_time(state.pid).unwrap_or(0) };
     Ok((pause, monitor, monitor_process, events, made_parents))
 }
 

@@ -28,7 +28,7 @@ use crate::wire::{ExecOutcome, Exit};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, PodError>>;
 /// A change of state that finished work asks for.
-pub(crate) type Change = Box<dyn FnOnce(&mut Driver) + Send>;
+type Change = Box<dyn FnOnce(&mut Driver) + Send>;
 type Work = Pin<Box<dyn Future<Output = Change> + Send>>;
 
 /// What can be asked of a sandbox.
@@ -118,8 +118,11 @@ impl Driver {
     }
 
     /// Starts work whose result is applied by the returned closure.
-    pub(crate) fn spawn(&mut self, work: impl Future<Output = Change> + Send + 'static) {
-        self.work.push(Box::pin(work));
+    pub(crate) fn spawn<C: FnOnce(&mut Self) + Send + 'static>(
+        &mut self,
+        work: impl Future<Output = C> + Send + 'static,
+    ) {
+        self.work.push(Box::pin(async move { Box::new(work.await) as Change }));
     }
 
     /// Shows the present state to all readers.
@@ -129,7 +132,8 @@ impl Driver {
 
     fn view(&self) -> PodView {
         let record = &self.record;
-        let mut containers: Vec<_> = self.containers.values().filter(|slot| slot.visible()).map(|slot| slot.view.clone()).collect();
+        let mut containers: Vec<_> =
+            self.containers.values().filter(|slot| slot.visible()).map(|slot| slot.view.clone()).collect();
         containers.sort_by_key(|view| view.created_ns);
         let own_network = record.config.security.namespaces.network != NamespaceMode::Node;
         PodView {
@@ -151,7 +155,9 @@ impl Driver {
         match command {
             Command::Join(reply) => match self.record.stage {
                 Stage::Creating => self.joining.push(reply),
-                Stage::Undoing => drop(reply.send(Err(PodError::failed(ErrorKind::Aborted, "the sandbox could not be made")))),
+                Stage::Undoing => {
+                    drop(reply.send(Err(PodError::failed(ErrorKind::Aborted, "the sandbox could not be made"))))
+                }
                 _ => drop(reply.send(Ok(self.record.id.clone()))),
             },
             Command::Stop(reply) => self.stop(reply),
@@ -180,10 +186,10 @@ impl Driver {
                 create::run(&context, &record).await
             }
             .await;
-            Box::new(move |driver: &mut Self| match made {
+            move |driver: &mut Self| match made {
                 Ok(made) => driver.created(made),
                 Err(error) => driver.undo(error),
-            })
+            }
         });
     }
 
@@ -197,7 +203,7 @@ impl Driver {
         let (path, record) = (self.context.paths(&self.record.id).record(), self.record.clone());
         self.spawn(async move {
             let saved = save(path, &record).await;
-            Box::new(move |driver: &mut Self| match saved {
+            move |driver: &mut Self| match saved {
                 Ok(()) => {
                     driver.publish();
                     for reply in driver.joining.drain(..) {
@@ -211,7 +217,7 @@ impl Driver {
                     driver.record.stage = Stage::Undoing;
                     driver.undo(error);
                 }
-            })
+            }
         });
     }
 
@@ -229,7 +235,7 @@ impl Driver {
                 // The record stays, with what is left to undo; the next start tries again.
                 Err(_) => save(context.paths(&record.id).record(), &record).await,
             };
-            Box::new(move |driver: &mut Self| {
+            move |driver: &mut Self| {
                 let mut error = cause;
                 for failure in [undone.err(), forgotten.err()].into_iter().flatten() {
                     tracing::error!(pod = %driver.record.id, error = %failure, "undoing failed; tried again at the next start");
@@ -245,7 +251,7 @@ impl Driver {
                 for reply in driver.stopping.drain(..).chain(driver.removing.drain(..)) {
                     let _ = reply.send(Ok(()));
                 }
-            })
+            }
         });
     }
 
@@ -275,7 +281,7 @@ impl Driver {
         self.spawn(async move {
             let saved = save(context.paths(&record.id).record(), &record).await;
             let stopped = teardown::run(&context, &record, monitor, &cgroups).await;
-            Box::new(move |driver: &mut Self| driver.stopped(saved.and(stopped)))
+            move |driver: &mut Self| driver.stopped(saved.and(stopped))
         });
     }
 
@@ -301,7 +307,7 @@ impl Driver {
         let (path, record) = (self.context.paths(&self.record.id).record(), self.record.clone());
         self.spawn(async move {
             let saved = save(path, &record).await;
-            Box::new(move |driver: &mut Self| {
+            move |driver: &mut Self| {
                 driver.publish();
                 for reply in driver.stopping.drain(..) {
                     let _ = reply.send(saved.clone());
@@ -309,7 +315,7 @@ impl Driver {
                 if !driver.removing.is_empty() {
                     driver.begin_remove();
                 }
-            })
+            }
         });
     }
 
@@ -338,7 +344,7 @@ impl Driver {
                 Ok(()) => forget(&context, &record).await,
                 Err(error) => Err(error),
             };
-            Box::new(move |driver: &mut Self| {
+            move |driver: &mut Self| {
                 match &forgotten {
                     Ok(()) => driver.leave(),
                     Err(_) => driver.record.stage = Stage::Stopped,
@@ -346,7 +352,7 @@ impl Driver {
                 for reply in driver.removing.drain(..) {
                     let _ = reply.send(forgotten.clone());
                 }
-            })
+            }
         });
     }
 
@@ -387,8 +393,12 @@ impl Driver {
     /// Every container is over: what was not reported was killed with the sandbox.
     fn end_all(&mut self) {
         let folder = self.context.paths(&self.record.id);
-        let living: Vec<ContainerId> =
-            self.containers.values().filter(|slot| slot.record.exit.is_none()).map(|slot| slot.record.id.clone()).collect();
+        let living: Vec<ContainerId> = self
+            .containers
+            .values()
+            .filter(|slot| slot.record.exit.is_none())
+            .map(|slot| slot.record.id.clone())
+            .collect();
         for id in living {
             let told = std::fs::read(folder.container_state(&id).join("exit.json")).ok();
             let exit = told.and_then(|text| serde_json::from_slice::<Exit>(&text).ok());

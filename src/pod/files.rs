@@ -82,7 +82,8 @@ pub fn make(paths: &PodPaths, config: &PodConfig) -> io::Result<()> {
         let shm = paths.shm();
         fs::DirBuilder::new().recursive(true).mode(0o1777).create(&shm)?;
         let options = std::ffi::CString::new(format!("mode=1777,size={SHM_SIZE}")).map_err(io::Error::other)?;
-        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NOEXEC | rustix::mount::MountFlags::NODEV;
+        let flags =
+            rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NOEXEC | rustix::mount::MountFlags::NODEV;
         rustix::mount::mount("shm", &shm, "tmpfs", flags, Some(options.as_c_str()))?;
     }
     Ok(())

@@ -126,7 +126,8 @@ impl Pods {
     /// All sandboxes, oldest first.
     pub fn list(&self) -> Vec<Arc<PodView>> {
         let handles: Vec<Handle> = self.0.lock().pods.values().cloned().collect();
-        let mut views: Vec<_> = handles.iter().map(|handle| handle.view.borrow().clone()).filter(|view| view.visible).collect();
+        let mut views: Vec<_> =
+            handles.iter().map(|handle| handle.view.borrow().clone()).filter(|view| view.visible).collect();
         views.sort_by_key(|view| view.created_ns);
         views
     }
@@ -178,7 +179,12 @@ impl Pods {
     }
 
     /// Runs a command in a running container.
-    pub async fn exec_sync(&self, id: &str, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutcome, PodError> {
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutcome, PodError> {
         let (handle, id) = self.0.find_container(id)?;
         ask(&handle, |reply| Command::Exec(id, command, timeout, reply)).await
     }
@@ -208,7 +214,10 @@ impl Shared {
             if *view.config == *config && view.handler == handler {
                 return Ok(Reserved::Known(handle.clone()));
             }
-            let text = format!("sandbox {}/{} attempt {} exists as {id} with another configuration", config.key.namespace, config.key.name, config.key.attempt);
+            let text = format!(
+                "sandbox {}/{} attempt {} exists as {id} with another configuration",
+                config.key.namespace, config.key.name, config.key.attempt
+            );
             return Err(PodError::failed(ErrorKind::AlreadyExists, text));
         }
         let id = PodId::generate();
@@ -239,7 +248,9 @@ impl Shared {
         let index = self.lock();
         let full = by_prefix(index.containers.keys(), id, ContainerId::as_str, "container", "container_id")?;
         let handle = index.containers.get(full).and_then(|pod| index.pods.get(pod));
-        handle.map(|handle| (handle.clone(), full.clone())).ok_or_else(|| PodError::NotFound { what: "container", id: id.to_owned() })
+        handle
+            .map(|handle| (handle.clone(), full.clone()))
+            .ok_or_else(|| PodError::NotFound { what: "container", id: id.to_owned() })
     }
 
     pub(crate) fn add_container(&self, id: &ContainerId, pod: &PodId) {
@@ -292,9 +303,11 @@ fn by_prefix<'a, T>(
     match (found.next(), found.next()) {
         (Some(id), None) => Ok(id),
         (None, _) => Err(PodError::NotFound { what, id: wanted.chars().take(100).collect() }),
-        (Some(_), Some(_)) => {
-            Err(PodError::Invalid { field, value: wanted.to_owned(), reason: "fits more than one id; give more of it".into() })
-        }
+        (Some(_), Some(_)) => Err(PodError::Invalid {
+            field,
+            value: wanted.to_owned(),
+            reason: "fits more than one id; give more of it".into(),
+        }),
     }
 }
 

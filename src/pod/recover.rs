@@ -127,7 +127,9 @@ async fn one(shared: &Arc<Shared>, id: PodId) {
     }
     let mut driver = Driver::new(shared.clone(), record, containers, publish);
     match recovery {
-        Recovery::Undo => driver.undo(PodError::failed(ErrorKind::Aborted, "the daemon ended while the sandbox was being made")),
+        Recovery::Undo => {
+            driver.undo(PodError::failed(ErrorKind::Aborted, "the daemon ended while the sandbox was being made"))
+        }
         Recovery::Adopt => adopt(&mut driver).await,
         Recovery::Stop => {
             if rebooted {
@@ -147,7 +149,9 @@ async fn one(shared: &Arc<Shared>, id: PodId) {
 
 type Connected = (crate::launch::monitor::Monitor, State, crate::launch::monitor::EventReceiver);
 
-async fn connect(driver: &Driver) -> Result<Result<Connected, crate::launch::monitor::LaunchError>, tokio::time::error::Elapsed> {
+async fn connect(
+    driver: &Driver,
+) -> Result<Result<Connected, crate::launch::monitor::LaunchError>, tokio::time::error::Elapsed> {
     let folder = driver.context.paths(&driver.record.id).state;
     tokio::time::timeout(CONNECT_LIMIT, driver.context.launcher.connect(&driver.record.id, &folder)).await
 }
@@ -201,8 +205,12 @@ impl Driver {
 
     /// Nothing of the sandbox can be alive.
     fn lost(&mut self, why: &str) {
-        let living: Vec<ContainerId> =
-            self.containers.values().filter(|slot| slot.record.exit.is_none()).map(|slot| slot.record.id.clone()).collect();
+        let living: Vec<ContainerId> = self
+            .containers
+            .values()
+            .filter(|slot| slot.record.exit.is_none())
+            .map(|slot| slot.record.id.clone())
+            .collect();
         for id in living {
             self.fail(&id, why);
         }
@@ -218,8 +226,12 @@ impl Driver {
 
     /// Goes on with containers that were being made or removed when the last daemon ended.
     fn finish_removals(&mut self) {
-        let unfinished: Vec<ContainerId> =
-            self.containers.values().filter(|slot| slot.record.stage != Stage::Made).map(|slot| slot.record.id.clone()).collect();
+        let unfinished: Vec<ContainerId> = self
+            .containers
+            .values()
+            .filter(|slot| slot.record.stage != Stage::Made)
+            .map(|slot| slot.record.id.clone())
+            .collect();
         for id in unfinished {
             self.begin_remove_container(id);
         }
@@ -241,7 +253,9 @@ fn read(context: &super::Context, data: &Path) -> Result<Option<Found>, store::S
                 containers.insert(container.id.clone(), Slot::new(container, Some(hold)));
             }
             Ok(None) => drop(fs::remove_dir_all(folder.path())),
-            Err(error) => tracing::error!(%error, "container record cannot be read; the container is forgotten with its pod"),
+            Err(error) => {
+                tracing::error!(%error, "container record cannot be read; the container is forgotten with its pod")
+            }
         }
     }
     Ok(Some(Found { record, containers }))

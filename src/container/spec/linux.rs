@@ -6,10 +6,6 @@ use super::{Inputs, SpecError};
 use crate::container::config::Resources;
 use crate::pod::config::NamespaceMode;
 
-/// Devices every container may use beyond those the runtime makes: none. Access is denied first and
-/// granted by rule.
-const DENY_ALL: &str = "rwm";
-
 pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
     let security = &inputs.config.security;
     let mut linux = json!({
@@ -17,15 +13,11 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
         "cgroupsPath": inputs.cgroups_path,
         "resources": inputs.config.resources.as_ref().map_or_else(|| json!({}), resources),
     });
-    let mut rules = vec![json!({ "allow": security.privileged, "access": DENY_ALL })];
+    let mut rules = vec![json!({ "allow": security.privileged, "access": "rwm" })];
     let mut nodes = Vec::new();
-    if security.privileged && !inputs.privileged_without_host_devices {
-        // Every device of the host: filled in by the caller through `devices`, which needs to look at /dev.
-    }
-    for device in &inputs.config.devices {
-        let (node, rule) = device_node(device)?;
-        nodes.push(node);
-        rules.push(rule);
+    for node in inputs.devices {
+        nodes.push(&node.device);
+        rules.push(node.rule.clone());
     }
     linux["resources"]["devices"] = json!(rules);
     if !nodes.is_empty() {
@@ -103,25 +95,4 @@ fn namespaces(inputs: &Inputs<'_>) -> Result<Vec<Value>, SpecError> {
         list.push(json!({ "type": "cgroup" }));
     }
     Ok(list)
-}
-
-fn device_node(device: &crate::container::config::Device) -> Result<(Value, Value), SpecError> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let bad = |reason| SpecError { field: "config.devices.host_path", value: device.host_path.clone(), reason };
-    let found = std::fs::metadata(&device.host_path).map_err(|_| bad("no such device on the host"))?;
-    let kind = if found.file_type().is_char_device() {
-        "c"
-    } else if found.file_type().is_block_device() {
-        "b"
-    } else {
-        return Err(bad("is not a device node; folders of devices are not available in this version"));
-    };
-    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
-    let path = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
-    let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
-    let mode = found.mode() & 0o777;
-    Ok((
-        json!({ "path": path, "type": kind, "major": major, "minor": minor, "fileMode": mode, "uid": found.uid(), "gid": found.gid() }),
-        json!({ "allow": true, "type": kind, "major": major, "minor": minor, "access": access }),
-    ))
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::capabilities;
 use super::config::ContainerConfig;
+use super::devices::Node;
 use super::user::Resolved;
 use crate::pod::config::PodConfig;
 use crate::wire::{Capabilities, Confinement, StagedMount};
@@ -99,8 +100,8 @@ pub struct Inputs<'a> {
     pub stage: bool,
     /// Annotations for the runtime, already filtered.
     pub annotations: Vec<(String, String)>,
-    /// Privileged containers get no host devices.
-    pub privileged_without_host_devices: bool,
+    /// Device nodes to hand in.
+    pub devices: &'a [Node],
 }
 
 /// A spec and what goes beside it.

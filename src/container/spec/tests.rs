@@ -75,7 +75,7 @@ fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made
         held: (1 << 41) - 1,
         stage,
         annotations: Vec::new(),
-        privileged_without_host_devices: false,
+        devices: &[],
     })
 }
 

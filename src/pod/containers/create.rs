@@ -7,16 +7,16 @@ use std::sync::Arc;
 use crate::container::config::{ContainerConfig, Mount};
 use crate::container::record::ContainerRecord;
 use crate::container::spec::{self, Inputs, PodPlaces, Program};
-use crate::container::{capabilities, layer_file, user};
+use crate::container::{capabilities, devices, layer_file, user};
 use crate::image::Image;
 use crate::launch::handlers::{Handler, HandlerKind};
 use crate::launch::monitor::Monitor;
 use crate::launch::seccomp;
+use crate::pod::PodError;
 use crate::pod::config::{NamespaceMode, Profile};
 use crate::pod::context::{CREATE_LIMIT, Context, blocking};
 use crate::pod::files::{PodPaths, private_folder};
 use crate::pod::record::PodRecord;
-use crate::pod::PodError;
 use crate::types::{ErrorKind, Signal};
 use crate::wire::{CreateSpec, Engine, Process, Rootfs, StdioSpec};
 
@@ -38,7 +38,10 @@ pub(crate) struct Created {
 
 /// Signal that stops a container: the request's, else the image's, else SIGTERM.
 pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Signal {
-    config.stop_signal.or_else(|| image.config.stop_signal.as_deref().and_then(|name| Signal::parse(name).ok())).unwrap_or(Signal::TERM)
+    config
+        .stop_signal
+        .or_else(|| image.config.stop_signal.as_deref().and_then(|name| Signal::parse(name).ok()))
+        .unwrap_or(Signal::TERM)
 }
 
 /// Writes the bundle and has the monitor create the container. The caller has written the record
@@ -56,7 +59,11 @@ pub(crate) async fn run(request: Request) -> Result<Created, PodError> {
 }
 
 /// Takes back what a failed [`run`] left.
-pub(crate) async fn undo(context: &Context, record: &ContainerRecord, monitor: Option<&Monitor>) -> Result<(), PodError> {
+pub(crate) async fn undo(
+    context: &Context,
+    record: &ContainerRecord,
+    monitor: Option<&Monitor>,
+) -> Result<(), PodError> {
     if let Some(monitor) = monitor {
         monitor.delete(record.id.clone()).await.map_err(|error| PodError::of("delete", &error))?;
     }
@@ -86,6 +93,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
     let mut config = record.config.clone();
     sources(&mut config.mounts)?;
+    let devices = device_nodes(&config, handler)?;
     let program = Program {
         env: image.config.env.clone(),
         entrypoint: image.config.entrypoint.clone(),
@@ -107,9 +115,13 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         held: context.held_capabilities,
         stage: built_in,
         annotations: handler.annotations(&pod.config.annotations, &record.config.annotations),
-        privileged_without_host_devices: handler.privileged_without_host_devices,
+        devices: &devices,
     })
-    .map_err(|error| PodError::Invalid { field: error.field, value: error.value, reason: error.reason.to_owned() })?;
+    .map_err(|error| PodError::Invalid {
+        field: error.field,
+        value: error.value,
+        reason: error.reason.to_owned(),
+    })?;
     let mut confinement = made.confinement;
     if let Some(profile) = profile.filter(|_| built_in) {
         confinement.bpf = Some(context.seccomp.bpf_file(&profile).map_err(|error| PodError::of("seccomp", &error))?);
@@ -123,7 +135,8 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     for mount in &made.staged {
         place(&staging, &mount.source, &mount.staged).map_err(io)?;
     }
-    let text = serde_json::to_vec(&made.spec).map_err(|error| PodError::failed(ErrorKind::Internal, error.to_string()))?;
+    let text =
+        serde_json::to_vec(&made.spec).map_err(|error| PodError::failed(ErrorKind::Internal, error.to_string()))?;
     fs::write(bundle.join("config.json"), text).map_err(io)?;
     if !record.log_path.is_empty()
         && let Some(folder) = Path::new(&record.log_path).parent()
@@ -157,14 +170,36 @@ fn find_user(config: &ContainerConfig, image: &Image, lower: &[PathBuf]) -> Resu
         Ok(String::from_utf8_lossy(&content.unwrap_or_default()).into_owned())
     };
     let image_user = image.config.user.as_str();
-    user::resolve(&config.security, image_user, &read("/etc/passwd")?, &read("/etc/group")?).map_err(|error| PodError::Invalid {
-        field: "config.linux.security_context.run_as_user",
-        value: image_user.to_owned(),
-        reason: error.to_string(),
+    user::resolve(&config.security, image_user, &read("/etc/passwd")?, &read("/etc/group")?).map_err(|error| {
+        PodError::Invalid {
+            field: "config.linux.security_context.run_as_user",
+            value: image_user.to_owned(),
+            reason: error.to_string(),
+        }
     })
 }
 
-fn seccomp_profile(context: &Context, config: &ContainerConfig) -> Result<Option<oci_spec::runtime::LinuxSeccomp>, PodError> {
+fn device_nodes(config: &ContainerConfig, handler: &Handler) -> Result<Vec<devices::Node>, PodError> {
+    let mut nodes = Vec::new();
+    if config.security.privileged && !handler.privileged_without_host_devices {
+        nodes = devices::all();
+    }
+    for device in &config.devices {
+        let asked = devices::asked(device).map_err(|reason| PodError::Invalid {
+            field: "config.devices.host_path",
+            value: device.host_path.clone(),
+            reason,
+        })?;
+        nodes.retain(|known| !asked.iter().any(|new| new.device["path"] == known.device["path"]));
+        nodes.extend(asked);
+    }
+    Ok(nodes)
+}
+
+fn seccomp_profile(
+    context: &Context,
+    config: &ContainerConfig,
+) -> Result<Option<oci_spec::runtime::LinuxSeccomp>, PodError> {
     if config.security.privileged {
         return Ok(None);
     }

@@ -32,12 +32,17 @@ const DRAIN_MS: u64 = 500;
 impl Driver {
     pub(crate) fn create_container(&mut self, config: ContainerConfig, reply: Reply<ContainerId>) {
         if let Some(slot) = self.containers.values_mut().find(|slot| {
-            slot.record.config.name == config.name && slot.record.config.attempt == config.attempt && slot.record.stage != Stage::Removing
+            slot.record.config.name == config.name
+                && slot.record.config.attempt == config.attempt
+                && slot.record.stage != Stage::Removing
         }) {
             let id = slot.record.id.clone();
             match (slot.record.config == config, slot.record.stage) {
                 (false, _) => {
-                    let text = format!("container {:?} attempt {} exists as {id} with another configuration", config.name, config.attempt);
+                    let text = format!(
+                        "container {:?} attempt {} exists as {id} with another configuration",
+                        config.name, config.attempt
+                    );
                     drop(reply.send(Err(PodError::failed(ErrorKind::AlreadyExists, text))));
                 }
                 (true, Stage::Creating) => slot.creating.push(reply),
@@ -66,10 +71,18 @@ impl Driver {
                 reason: "the sandbox was not made for privileged containers".into(),
             });
         }
-        let image = self.context.images.find(&config.image).ok_or_else(|| PodError::NotFound { what: "image", id: config.image.clone() })?;
+        let image = self
+            .context
+            .images
+            .find(&config.image)
+            .ok_or_else(|| PodError::NotFound { what: "image", id: config.image.clone() })?;
         let target_pid = self.target(&config)?;
         let id = ContainerId::generate();
-        let parent = self.context.cgroups.parent(&self.record.config.cgroup_parent).map_err(|error| PodError::of("cgroup", &error))?;
+        let parent = self
+            .context
+            .cgroups
+            .parent(&self.record.config.cgroup_parent)
+            .map_err(|error| PodError::of("cgroup", &error))?;
         let paths = self.context.paths(&self.record.id);
         let log_path = log_path(&self.record.config.log_directory, &config.log_path)?;
         let record = ContainerRecord {
@@ -93,7 +106,10 @@ impl Driver {
             config,
             id: id.clone(),
         };
-        Ok((id, Request { context: self.context.clone(), pod: self.record.clone(), monitor, record, image, target_pid }))
+        Ok((
+            id,
+            Request { context: self.context.clone(), pod: self.record.clone(), monitor, record, image, target_pid },
+        ))
     }
 
     fn target(&self, config: &ContainerConfig) -> Result<Option<i32>, PodError> {
@@ -134,7 +150,7 @@ impl Driver {
                 Ok(_) => Ok(()),
                 Err(_) => create::undo(&context, &record, monitor.as_ref()).await,
             };
-            Box::new(move |driver: &mut Driver| driver.container_created(&id, made, undone))
+            move |driver: &mut Driver| driver.container_created(&id, made, undone)
         });
     }
 
@@ -178,7 +194,9 @@ impl Driver {
         let refuse = |text: &str| PodError::failed(ErrorKind::FailedPrecondition, format!("container {id} {text}"));
         let monitor = match (slot.record.stage, slot.record.started_ns, &slot.record.exit, monitor) {
             (Stage::Made, 0, None, Some(monitor)) => monitor,
-            (Stage::Made, started, None, _) if started != 0 => return drop(reply.send(Err(refuse("is running already")))),
+            (Stage::Made, started, None, _) if started != 0 => {
+                return drop(reply.send(Err(refuse("is running already"))));
+            }
             (_, _, Some(_), _) => return drop(reply.send(Err(refuse("has ended; it cannot be started again")))),
             _ => return drop(reply.send(Err(refuse("cannot be started now: its sandbox is not ready")))),
         };
@@ -186,7 +204,7 @@ impl Driver {
         let id = id.clone();
         self.spawn(async move {
             let started = monitor.start(id.clone()).await.map_err(|error| PodError::of("start", &error));
-            Box::new(move |driver: &mut Driver| driver.container_started(&id, started))
+            move |driver: &mut Driver| driver.container_started(&id, started)
         });
     }
 
@@ -241,11 +259,11 @@ impl Driver {
         let record = slot.record.clone();
         self.spawn(async move {
             let saved = save(path, &record).await;
-            Box::new(move |_: &mut Driver| {
+            move |_: &mut Driver| {
                 if let Err(error) = saved {
                     tracing::error!(container = %record.id, %error, "record not written");
                 }
-            })
+            }
         });
     }
 
@@ -256,7 +274,7 @@ impl Driver {
         let id = id.clone();
         self.spawn(async move {
             let stopped = stop(&monitor, &id, exit, signal, grace).await;
-            Box::new(move |_: &mut Driver| drop(reply.send(stopped)))
+            move |_: &mut Driver| drop(reply.send(stopped))
         });
     }
 
@@ -292,7 +310,7 @@ impl Driver {
                 create::forget(&context, &record).await
             }
             .await;
-            Box::new(move |driver: &mut Driver| driver.container_removed(&id, removed))
+            move |driver: &mut Driver| driver.container_removed(&id, removed)
         });
     }
 
@@ -313,7 +331,13 @@ impl Driver {
         }
     }
 
-    pub(crate) fn exec(&mut self, id: &ContainerId, command: &[String], timeout: Option<Duration>, reply: Reply<ExecOutcome>) {
+    pub(crate) fn exec(
+        &mut self,
+        id: &ContainerId,
+        command: &[String],
+        timeout: Option<Duration>,
+        reply: Reply<ExecOutcome>,
+    ) {
         let Some(slot) = self.containers.get(id) else { return drop(reply.send(Err(unknown(id)))) };
         let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else {
             let text = format!("container {id} is not running");
@@ -332,19 +356,20 @@ impl Driver {
                     container: id.clone(),
                     process: spec::exec_process(&process, &command, false),
                     confinement,
-                    timeout_ms: timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+                    timeout_ms: timeout
+                        .map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
                     output_limit: OUTPUT_LIMIT,
                     drain_ms: DRAIN_MS,
                 };
                 monitor.exec(spec).await.map_err(|error| PodError::of("exec", &error))
             }
             .await;
-            Box::new(move |driver: &mut Driver| {
+            move |driver: &mut Driver| {
                 if let (Some(process), Some(slot)) = (read, driver.containers.get_mut(&id)) {
                     slot.process = Some(process);
                 }
                 let _ = reply.send(outcome);
-            })
+            }
         });
     }
 
@@ -357,7 +382,7 @@ impl Driver {
         let id = id.clone();
         self.spawn(async move {
             let reopened = monitor.reopen_log(id).await.map_err(|error| PodError::of("log", &error));
-            Box::new(move |_: &mut Driver| drop(reply.send(reopened)))
+            move |_: &mut Driver| drop(reply.send(reopened))
         });
     }
 }

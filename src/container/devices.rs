@@ -1,0 +1,106 @@
+//! Device nodes of the host: those asked for by path, or all of them for a privileged container.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::config::Device;
+
+/// Parts of /dev that are each container's own, or no devices.
+const SKIPPED: [&str; 9] = ["pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev", "hugepages"];
+/// Folders of devices are walked this deep and no further.
+const MAX_DEPTH: usize = 8;
+/// Most nodes taken; /dev of a large storage node has a few thousand.
+const MAX_NODES: usize = 16_384;
+
+/// A node for `linux.devices` and its rule for `linux.resources.devices` (OCI runtime spec).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// `linux.devices` entry.
+    pub device: Value,
+    /// `linux.resources.devices` entry.
+    pub rule: Value,
+}
+
+/// The nodes for one asked-for device: itself, or all below it if it is a folder.
+///
+/// # Errors
+/// Text that says what is wrong with the host path.
+pub fn asked(device: &Device) -> Result<Vec<Node>, String> {
+    let host = Path::new(&device.host_path);
+    let found = fs::metadata(host).map_err(|error| format!("cannot be used: {error}"))?;
+    let inside = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+    let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
+    let mut nodes = Vec::new();
+    if found.is_dir() {
+        walk(host, Path::new(inside), access, 0, &mut nodes);
+    } else {
+        nodes.extend(node(&found, Path::new(inside), access));
+    }
+    if nodes.is_empty() { Err("is neither a device node nor a folder that holds any".into()) } else { Ok(nodes) }
+}
+
+/// Every device node of the host, with all access.
+pub fn all() -> Vec<Node> {
+    let mut nodes = Vec::new();
+    walk(Path::new("/dev"), Path::new("/dev"), "rwm", 0, &mut nodes);
+    nodes
+}
+
+fn walk(host: &Path, inside: &Path, access: &str, depth: usize, nodes: &mut Vec<Node>) {
+    for entry in fs::read_dir(host).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if nodes.len() >= MAX_NODES
+            || (depth == 0 && host == Path::new("/dev") && SKIPPED.iter().any(|skip| name == *skip))
+        {
+            continue;
+        }
+        // Of the entry itself: links into other places are not followed.
+        let Ok(found) = entry.metadata() else { continue };
+        if found.is_dir() && depth < MAX_DEPTH {
+            walk(&entry.path(), &inside.join(&name), access, depth + 1, nodes);
+        } else {
+            nodes.extend(node(&found, &inside.join(&name), access));
+        }
+    }
+}
+
+fn node(found: &fs::Metadata, inside: &Path, access: &str) -> Option<Node> {
+    let kind = match found.file_type() {
+        kind if kind.is_char_device() => "c",
+        kind if kind.is_block_device() => "b",
+        _ => return None,
+    };
+    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+    let device = json!({
+        "path": inside, "type": kind, "major": major, "minor": minor,
+        "fileMode": found.mode() & 0o777, "uid": found.uid(), "gid": found.gid(),
+    });
+    let rule = json!({ "allow": true, "type": kind, "major": major, "minor": minor, "access": access });
+    Some(Node { device, rule })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(path: &str) -> Device {
+        Device { container_path: "/dev/x".into(), host_path: path.into(), permissions: "r".into() }
+    }
+
+    #[test]
+    fn a_node_keeps_its_numbers_under_another_name() {
+        let nodes = asked(&device("/dev/null")).unwrap();
+        assert_eq!(nodes[0].device["path"], "/dev/x");
+        assert_eq!(nodes[0].rule, json!({ "allow": true, "type": "c", "major": 1, "minor": 3, "access": "r" }));
+    }
+
+    #[test]
+    fn what_is_no_device_is_told() {
+        for path in ["/etc/passwd", "/no/such/device", "/etc"] {
+            assert!(asked(&device(path)).is_err(), "{path}");
+        }
+    }
+}
