@@ -1,6 +1,6 @@
 //! Capability names, bits, and the sets a container gets: pure.
 
-use crate::container::config::ContainerSecurity;
+use crate::types::container::ContainerSecurity;
 use crate::wire::Capabilities;
 
 /// Names without `CAP_`, at the index of their bit (capabilities(7)).

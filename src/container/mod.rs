@@ -1,8 +1,9 @@
 //! Containers: what is asked ([`config`]), what it becomes ([`spec`]), what is kept ([`record`]) and
 //! shown ([`view`]). What *happens* to them happens in their pod's task: `pod::containers`.
 
+pub use crate::types::container as config;
+
 pub mod capabilities;
-pub mod config;
 pub mod devices;
 pub mod layer_file;
 pub mod record;

@@ -1,8 +1,8 @@
 //! Who a container's first process is: CRI's wishes and the image's passwd and group files. Pure.
 
-use crate::container::config::ContainerSecurity;
+use crate::types::container::ContainerSecurity;
 use crate::container::view::User;
-use crate::pod::config::GroupsPolicy;
+use crate::types::pod::GroupsPolicy;
 
 /// Highest id taken: the kernel's and CRI's limit, and what keeps `2^32` from wrapping to root.
 const MAX_ID: i64 = i32::MAX as i64;

@@ -4,7 +4,6 @@
 //! Architecture Invariant: the index below is locked for look-ups and changes of single entries
 //! only, never across an await; everything that takes time happens in the drivers.
 
-pub mod config;
 mod containers;
 mod context;
 mod create;
@@ -21,10 +20,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use crate::types::pod as config;
 pub use context::Context;
 pub use error::PodError;
 
-use crate::container::config::ContainerConfig;
+use crate::types::container::ContainerConfig;
 use crate::container::view::ContainerView;
 use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
 use crate::wire::ExecOutcome;

@@ -1,10 +1,13 @@
-//! The small vocabulary every module shares: ids, digests, error kinds, times and signals.
+//! The vocabulary every module shares: ids, digests, error kinds, times and signals, and what a client
+//! asks of a sandbox ([`pod`]) and of a container ([`container`]).
 //!
 //! Architecture Invariant: this module imports nothing of the project and does no I/O.
 
+pub mod container;
 mod digest;
 mod error;
 mod id;
+pub mod pod;
 mod signal;
 mod time;
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Inputs, SpecError};
-use crate::container::config::Resources;
-use crate::pod::config::NamespaceMode;
+use crate::types::container::Resources;
+use crate::types::pod::NamespaceMode;
 
 pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
     let security = &inputs.config.security;

@@ -15,7 +15,7 @@ use super::capabilities;
 use super::config::ContainerConfig;
 use super::devices::Node;
 use super::user::Resolved;
-use crate::pod::config::PodConfig;
+use crate::types::pod::PodConfig;
 use crate::wire::{Capabilities, Confinement, StagedMount};
 
 pub use linux::resources;

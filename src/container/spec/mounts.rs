@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Inputs, SpecError};
-use crate::container::config::{Mount, Propagation};
+use crate::types::container::{Mount, Propagation};
 use crate::wire::{StagedMount, StagedPropagation};
 
 /// Mount options that a client may add to a bind mount (CRI 0.37, `Mount.mount_options`).

@@ -1,7 +1,7 @@
 use super::*;
-use crate::container::config::{ContainerSecurity, Mount, Propagation, Resources};
+use crate::types::container::{ContainerSecurity, Mount, Propagation, Resources};
 use crate::container::view::User;
-use crate::pod::config::{Namespaces, PodKey, PodSecurity};
+use crate::types::pod::{Namespaces, PodKey, PodSecurity};
 
 fn pod() -> PodConfig {
     PodConfig {
@@ -48,7 +48,7 @@ pub(super) fn container() -> ContainerConfig {
         },
     }
 }
-use crate::pod::config::NamespaceMode;
+use crate::types::pod::NamespaceMode;
 
 fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made, SpecError> {
     let places = PodPlaces {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::container::config::{ContainerConfig, Mount};
+use crate::types::container::{ContainerConfig, Mount};
 use crate::container::record::ContainerRecord;
 use crate::container::spec::{self, Inputs, PodPlaces, Program};
 use crate::container::{capabilities, devices, layer_file, user};
@@ -13,7 +13,7 @@ use crate::launch::handlers::{Handler, HandlerKind};
 use crate::launch::monitor::Monitor;
 use crate::launch::seccomp;
 use crate::pod::PodError;
-use crate::pod::config::{NamespaceMode, Profile};
+use crate::types::pod::{NamespaceMode, Profile};
 use crate::pod::context::{CREATE_LIMIT, Context, blocking};
 use crate::pod::files::{PodPaths, private_folder};
 use crate::pod::record::PodRecord;

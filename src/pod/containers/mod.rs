@@ -17,7 +17,7 @@ use super::config::NamespaceMode;
 use super::context::{KILL_LIMIT, save};
 use super::driver::{Driver, Reply};
 use super::state::Stage as PodStage;
-use crate::container::config::ContainerConfig;
+use crate::types::container::ContainerConfig;
 use crate::container::record::{ContainerRecord, Failure, Stage};
 use crate::container::spec;
 use crate::launch::monitor::Monitor;

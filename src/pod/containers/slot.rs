@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use crate::container::config::ContainerConfig;
+use crate::types::container::ContainerConfig;
 use crate::container::record::{ContainerRecord, Stage};
 use crate::container::view::ContainerView;
 use crate::pod::PodError;

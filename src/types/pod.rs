@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::config::Resources;
+use super::container::Resources;
 
 /// Who the pod is: the key under which a retried RunPodSandbox finds its sandbox again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pod::config::{GroupsPolicy, IdMapping, Namespaces, Profile, SelinuxOptions};
-use crate::types::Signal;
+use super::Signal;
+use super::pod::{GroupsPolicy, IdMapping, Namespaces, Profile, SelinuxOptions};
 
 /// A container, as asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
