@@ -1,7 +1,7 @@
 //! Who a container's first process is: CRI's wishes and the image's passwd and group files. Pure.
 
-use crate::types::container::ContainerSecurity;
 use crate::container::view::User;
+use crate::types::container::ContainerSecurity;
 use crate::types::pod::GroupsPolicy;
 
 /// Highest id taken: the kernel's and CRI's limit, and what keeps `2^32` from wrapping to root.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::PodError;
 use super::files::PodPaths;
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Parent};
 use crate::image::Images;
 use crate::launch::handlers::Handlers;
 use crate::launch::monitor::Launcher;
@@ -15,8 +15,6 @@ use crate::snapshot::Snapshots;
 use crate::store::{self, Durability, Record};
 use crate::types::{ErrorKind, HasKind, PodId, chain};
 
-/// How long one step of the monitor may take before the operation fails.
-pub(crate) const CREATE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a process that got SIGKILL may take to be gone.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -45,14 +43,45 @@ pub struct Context {
     pub launcher: Launcher,
     /// Capabilities this process can give away (its bounding set).
     pub held_capabilities: u64,
-    /// Seccomp for containers whose client says nothing: the default profile (true) or none.
-    pub seccomp_by_default: bool,
+    /// What the configuration says about containers.
+    pub limits: Limits,
+}
+
+/// Bounds and defaults from the configuration.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// cgroup parent of pods that name none; empty: the driver's default.
+    pub cgroup_parent: String,
+    /// Longest creation of a container.
+    pub create_timeout: Duration,
+    /// Most bytes kept of each output of an ExecSync.
+    pub exec_output: usize,
+    /// How long an ExecSync reads on after its process ended.
+    pub exec_drain: Duration,
+    /// Profile that RuntimeDefault stands for; `None`: the built-in one.
+    pub seccomp_default: Option<PathBuf>,
+    /// Containers whose client says nothing get RuntimeDefault instead of no filter.
+    pub seccomp_when_unset: bool,
+    /// RLIMIT_NOFILE of containers, soft and hard.
+    pub nofile: (u64, u64),
+    /// Most processes of a container; 0: no limit of its own.
+    pub pids: u64,
 }
 
 impl Context {
     /// The folders of a sandbox.
     pub fn paths(&self, id: &PodId) -> PodPaths {
         PodPaths { data: self.root.join("pods").join(id), state: self.state.join("pods").join(id) }
+    }
+
+    /// Checks the cgroup parent that a client asks for; the configured one if it asks for none.
+    pub fn cgroup_parent(&self, asked: &str) -> Result<Parent, PodError> {
+        let asked = if asked.is_empty() { &self.limits.cgroup_parent } else { asked };
+        self.cgroups.parent(asked).map_err(|error| PodError::Invalid {
+            field: "config.linux.cgroup_parent",
+            value: asked.to_owned(),
+            reason: error.to_string(),
+        })
     }
 
     /// Moves a folder out of the way at once and deletes it in the background; missing is fine.

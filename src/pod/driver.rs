@@ -21,8 +21,8 @@ use super::record::PodRecord;
 use super::state::{Stage, Step};
 use super::view::{PodState, PodView};
 use super::{Shared, create, files, teardown};
-use crate::types::container::ContainerConfig;
 use crate::launch::monitor::{EventReceiver, Monitor, MonitorEvent};
+use crate::types::container::ContainerConfig;
 use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
 use crate::wire::{ExecOutcome, Exit};
 

@@ -21,11 +21,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use crate::types::pod as config;
-pub use context::Context;
+pub use context::{Context, Limits};
 pub use error::PodError;
 
-use crate::types::container::ContainerConfig;
 use crate::container::view::ContainerView;
+use crate::types::container::ContainerConfig;
 use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
 use crate::wire::ExecOutcome;
 use config::{PodConfig, PodKey};
@@ -80,11 +80,7 @@ impl Pods {
     /// `AlreadyExists` if the key is taken by a sandbox of another configuration or handler.
     pub async fn run(&self, config: PodConfig, handler: &str) -> Result<PodId, PodError> {
         self.0.context.handlers.get(handler).map_err(|error| PodError::of("runtime_handler", &error))?;
-        let parent = self.0.context.cgroups.parent(&config.cgroup_parent).map_err(|error| PodError::Invalid {
-            field: "config.linux.cgroup_parent",
-            value: config.cgroup_parent.clone(),
-            reason: error.to_string(),
-        })?;
+        let parent = self.0.context.cgroup_parent(&config.cgroup_parent)?;
         let (id, record) = match self.0.reserve(&config, handler, &parent)? {
             Reserved::Known(handle) => return ask(&handle, Command::Join).await,
             Reserved::New(id, record) => (id, record),

@@ -20,6 +20,9 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
         rules.push(node.rule.clone());
     }
     linux["resources"]["devices"] = json!(rules);
+    if inputs.pids != 0 {
+        linux["resources"]["pids"] = json!({ "limit": inputs.pids });
+    }
     if !nodes.is_empty() {
         linux["devices"] = json!(nodes);
     }

@@ -102,6 +102,10 @@ pub struct Inputs<'a> {
     pub annotations: Vec<(String, String)>,
     /// Device nodes to hand in.
     pub devices: &'a [Node],
+    /// RLIMIT_NOFILE, soft and hard.
+    pub nofile: (u64, u64),
+    /// Most processes; 0: unlimited.
+    pub pids: u64,
 }
 
 /// A spec and what goes beside it.
@@ -178,6 +182,7 @@ fn process(inputs: &Inputs<'_>, caps: &Capabilities) -> Result<Value, SpecError>
             "ambient": capabilities::names(caps.ambient),
         },
         "oomScoreAdj": adjust,
+        "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": inputs.nofile.0, "hard": inputs.nofile.1 }],
     });
     if config.security.no_new_privs {
         process["noNewPrivileges"] = json!(true);

@@ -1,6 +1,6 @@
 use super::*;
-use crate::types::container::{ContainerSecurity, Mount, Propagation, Resources};
 use crate::container::view::User;
+use crate::types::container::{ContainerSecurity, Mount, Propagation, Resources};
 use crate::types::pod::{Namespaces, PodKey, PodSecurity};
 
 fn pod() -> PodConfig {
@@ -76,6 +76,8 @@ fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made
         stage,
         annotations: Vec::new(),
         devices: &[],
+        nofile: (1024, 4096),
+        pids: 0,
     })
 }
 

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::types::container::{ContainerConfig, Mount};
 use crate::container::record::ContainerRecord;
 use crate::container::spec::{self, Inputs, PodPlaces, Program};
 use crate::container::{capabilities, devices, layer_file, user};
@@ -13,10 +12,11 @@ use crate::launch::handlers::{Handler, HandlerKind};
 use crate::launch::monitor::Monitor;
 use crate::launch::seccomp;
 use crate::pod::PodError;
-use crate::types::pod::{NamespaceMode, Profile};
-use crate::pod::context::{CREATE_LIMIT, Context, blocking};
+use crate::pod::context::{Context, blocking};
 use crate::pod::files::{PodPaths, private_folder};
 use crate::pod::record::PodRecord;
+use crate::types::container::{ContainerConfig, Mount};
+use crate::types::pod::{NamespaceMode, Profile};
 use crate::types::{ErrorKind, Signal};
 use crate::wire::{CreateSpec, Engine, Process, Rootfs, StdioSpec};
 
@@ -89,7 +89,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     let built_in = handler.kind == HandlerKind::Youki;
     let profile = seccomp_profile(&context, &record.config)?;
     let places = places(&paths, &pod);
-    let parent = context.cgroups.parent(&pod.config.cgroup_parent).map_err(|error| PodError::of("cgroup", &error))?;
+    let parent = context.cgroup_parent(&pod.config.cgroup_parent)?;
     let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
     let mut config = record.config.clone();
     sources(&mut config.mounts)?;
@@ -116,6 +116,8 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         stage: built_in,
         annotations: handler.annotations(&pod.config.annotations, &record.config.annotations),
         devices: &devices,
+        nofile: context.limits.nofile,
+        pids: context.limits.pids,
     })
     .map_err(|error| PodError::Invalid {
         field: error.field,
@@ -158,7 +160,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
             log_path: Some(PathBuf::from(&record.log_path)).filter(|path| !path.as_os_str().is_empty()),
         },
         cgroups: record.cgroups.clone(),
-        timeout_ms: u64::try_from(CREATE_LIMIT.as_millis()).unwrap_or(u64::MAX),
+        timeout_ms: super::millis(context.limits.create_timeout),
     };
     let mut spec_value = made.spec;
     Ok((spec, spec_value["process"].take(), record))
@@ -204,13 +206,16 @@ fn seccomp_profile(
         return Ok(None);
     }
     let caps = capabilities::sets(&config.security, context.held_capabilities).map(|sets| sets.bounding).unwrap_or(0);
+    let load =
+        |path: &Path| seccomp::load_profile(path, caps).map(Some).map_err(|error| PodError::of("seccomp", &error));
     match &config.security.seccomp {
-        Profile::Unset if !context.seccomp_by_default => Ok(None),
+        Profile::Unset if !context.limits.seccomp_when_unset => Ok(None),
         Profile::Unconfined => Ok(None),
-        Profile::Unset | Profile::RuntimeDefault => Ok(Some(seccomp::default_profile(caps))),
-        Profile::Localhost(path) => {
-            seccomp::load_profile(Path::new(path), caps).map(Some).map_err(|error| PodError::of("seccomp", &error))
-        }
+        Profile::Unset | Profile::RuntimeDefault => match &context.limits.seccomp_default {
+            None => Ok(Some(seccomp::default_profile(caps))),
+            Some(path) => load(path),
+        },
+        Profile::Localhost(path) => load(Path::new(path)),
     }
 }
 

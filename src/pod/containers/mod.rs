@@ -17,17 +17,12 @@ use super::config::NamespaceMode;
 use super::context::{KILL_LIMIT, save};
 use super::driver::{Driver, Reply};
 use super::state::Stage as PodStage;
-use crate::types::container::ContainerConfig;
 use crate::container::record::{ContainerRecord, Failure, Stage};
 use crate::container::spec;
 use crate::launch::monitor::Monitor;
+use crate::types::container::ContainerConfig;
 use crate::types::{ContainerId, ErrorKind, HasKind, Signal, now_ns};
 use crate::wire::{Confinement, ExecOutcome, ExecSpec, Exit};
-
-/// Most bytes of each output that ExecSync keeps, as containerd does.
-const OUTPUT_LIMIT: usize = 16 << 20;
-/// How long ExecSync reads on after the process ended while others hold its pipes, milliseconds.
-const DRAIN_MS: u64 = 500;
 
 impl Driver {
     pub(crate) fn create_container(&mut self, config: ContainerConfig, reply: Reply<ContainerId>) {
@@ -344,6 +339,7 @@ impl Driver {
             return drop(reply.send(Err(PodError::failed(ErrorKind::FailedPrecondition, text))));
         };
         let (known, bundle) = (slot.process.clone(), slot.record.bundle.clone());
+        let limits = self.context.limits.clone();
         let (id, confinement, command) = (id.clone(), slot.record.confinement.clone(), command.to_vec());
         self.spawn(async move {
             let mut read = None;
@@ -358,8 +354,8 @@ impl Driver {
                     confinement,
                     timeout_ms: timeout
                         .map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
-                    output_limit: OUTPUT_LIMIT,
-                    drain_ms: DRAIN_MS,
+                    output_limit: limits.exec_output,
+                    drain_ms: millis(limits.exec_drain),
                 };
                 monitor.exec(spec).await.map_err(|error| PodError::of("exec", &error))
             }
@@ -408,6 +404,10 @@ async fn stop(
         Ok(_) => Ok(()),
         Err(_) => Err(PodError::failed(ErrorKind::DeadlineExceeded, format!("container {id} does not end on SIGKILL"))),
     }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn unknown(id: &ContainerId) -> PodError {

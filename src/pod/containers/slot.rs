@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use crate::types::container::ContainerConfig;
 use crate::container::record::{ContainerRecord, Stage};
 use crate::container::view::ContainerView;
 use crate::pod::PodError;
 use crate::snapshot::LayerHold;
 use crate::types::ContainerId;
+use crate::types::container::ContainerConfig;
 use crate::wire::Exit;
 
 /// One container.

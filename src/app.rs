@@ -1,0 +1,139 @@
+//! The one place that constructs the concrete parts and wires them together.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cgroup::{Cgroups, Driver};
+use crate::config::{CgroupDriver, Config, UnsetProfile};
+use crate::image::{self, Images};
+use crate::launch::handlers::Handlers;
+use crate::launch::monitor::Launcher;
+use crate::launch::seccomp::SeccompCompiler;
+use crate::network::{self, Network};
+use crate::pod::{Context, Limits, Pods};
+use crate::types::{ErrorKind, HasKind, chain};
+
+/// The daemon cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {reason}")]
+pub struct AppError {
+    kind: ErrorKind,
+    what: &'static str,
+    reason: String,
+}
+
+impl HasKind for AppError {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+fn failed<E: HasKind + 'static>(what: &'static str) -> impl Fn(E) -> AppError {
+    move |error| AppError { kind: error.kind(), what, reason: chain(&error) }
+}
+
+fn io(what: &'static str) -> impl Fn(std::io::Error) -> AppError {
+    move |error| AppError { kind: ErrorKind::Internal, what, reason: error.to_string() }
+}
+
+/// The parts that the gRPC door talks to.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Sandboxes and containers.
+    pub pods: Pods,
+    /// Images.
+    pub images: Images,
+    /// Networks.
+    pub network: Network,
+    /// Runtime handlers.
+    pub handlers: Handlers,
+    /// cgroup set-up.
+    pub cgroups: Cgroups,
+    /// The configuration, as merged.
+    pub config: Arc<Config>,
+}
+
+impl App {
+    /// Builds everything and takes over what an earlier daemon left. The caller holds the lock on
+    /// root and state.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        let config = Arc::new(config);
+        let (root, state) = (config.paths.root.clone(), config.paths.state.clone());
+        let driver = match config.cgroup.driver {
+            CgroupDriver::Auto => None,
+            CgroupDriver::Systemd => Some(Driver::Systemd),
+            CgroupDriver::Cgroupfs => Some(Driver::Cgroupfs),
+        };
+        let cgroups = Cgroups::detect(driver).map_err(failed("cgroups"))?;
+        let images = Images::open(image_settings(&config)).map_err(failed("images"))?;
+        let network = Network::new(network_settings(&config)).map_err(failed("network"))?;
+        let handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler).map_err(failed("handlers"))?;
+        let own = std::env::current_exe().map_err(io("own program"))?;
+        let context = Context {
+            boot_id: boot_id()?,
+            cgroups: cgroups.clone(),
+            snapshots: images.snapshots(),
+            images: images.clone(),
+            network: network.clone(),
+            handlers: handlers.clone(),
+            seccomp: SeccompCompiler::new(state.join("seccomp")),
+            launcher: Launcher { monitor_binary: config.paths.monitor_program(&own) },
+            held_capabilities: held_capabilities()?,
+            limits: limits(&config),
+            root,
+            state,
+        };
+        let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
+        images.sweep();
+        Ok(Self { pods, images, network, handlers, cgroups, config })
+    }
+}
+
+fn image_settings(config: &Config) -> image::Settings {
+    image::Settings {
+        root: config.paths.root.clone(),
+        registry_config_dir: Some(config.image.registry_config_dir.clone()),
+        max_concurrent_layers: config.image.max_concurrent_layers,
+        pull_progress_timeout: config.image.progress_timeout,
+        ..image::Settings::default()
+    }
+}
+
+fn network_settings(config: &Config) -> network::Settings {
+    network::Settings {
+        conf_dir: config.network.conf_dir.clone(),
+        bin_dirs: config.network.bin_dirs.clone(),
+        plugin_timeout: config.network.plugin_timeout,
+        ..network::Settings::default()
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        cgroup_parent: config.cgroup.parent.clone(),
+        create_timeout: config.runtime.create_timeout,
+        exec_output: config.runtime.exec_output_limit,
+        exec_drain: config.runtime.exec_drain,
+        seccomp_default: Some(config.seccomp.default_profile.clone()).filter(|path| !path.as_os_str().is_empty()),
+        seccomp_when_unset: config.seccomp.unset == UnsetProfile::RuntimeDefault,
+        nofile: (config.container.nofile_soft, config.container.nofile_hard),
+        pids: config.container.pids_limit,
+    }
+}
+
+fn boot_id() -> Result<String, AppError> {
+    let text = fs::read_to_string(PathBuf::from("/proc/sys/kernel/random/boot_id")).map_err(io("boot id"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The bounding set: what this process, and so its monitors, can give away.
+fn held_capabilities() -> Result<u64, AppError> {
+    let status = fs::read_to_string("/proc/self/status").map_err(io("capabilities"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).ok_or_else(|| AppError {
+        kind: ErrorKind::Internal,
+        what: "capabilities",
+        reason: "/proc/self/status has no CapBnd".into(),
+    })
+}
