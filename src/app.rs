@@ -70,6 +70,7 @@ impl App {
         let network = Network::new(network_settings(&config)).map_err(failed("network"))?;
         let handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler).map_err(failed("handlers"))?;
         let own = std::env::current_exe().map_err(io("own program"))?;
+        let held_capabilities = held_capabilities()?;
         let context = Context {
             boot_id: boot_id()?,
             cgroups: cgroups.clone(),
@@ -79,8 +80,8 @@ impl App {
             handlers: handlers.clone(),
             seccomp: SeccompCompiler::new(state.join("seccomp")),
             launcher: Launcher { monitor_binary: config.paths.monitor_program(&own) },
-            held_capabilities: held_capabilities()?,
-            limits: limits(&config),
+            held_capabilities,
+            limits: limits(&config, held_capabilities),
             root,
             state,
         };
@@ -109,7 +110,11 @@ fn network_settings(config: &Config) -> network::Settings {
     }
 }
 
-fn limits(config: &Config) -> Limits {
+fn limits(config: &Config, held: u64) -> Limits {
+    // Only CAP_SYS_RESOURCE may raise a hard limit above one's own.
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let may_raise = crate::container::capabilities::bit("SYS_RESOURCE").is_some_and(|bit| held & bit != 0);
+    let hard = if may_raise { config.container.nofile_hard } else { config.container.nofile_hard.min(own) };
     Limits {
         cgroup_parent: config.cgroup.parent.clone(),
         create_timeout: config.runtime.create_timeout,
@@ -117,7 +122,7 @@ fn limits(config: &Config) -> Limits {
         exec_drain: config.runtime.exec_drain,
         seccomp_default: Some(config.seccomp.default_profile.clone()).filter(|path| !path.as_os_str().is_empty()),
         seccomp_when_unset: config.seccomp.unset == UnsetProfile::RuntimeDefault,
-        nofile: (config.container.nofile_soft, config.container.nofile_hard),
+        nofile: (config.container.nofile_soft.min(hard), hard),
         pids: config.container.pids_limit,
     }
 }
