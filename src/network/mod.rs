@@ -25,11 +25,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use tokio::runtime::Handle;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch as channel};
 use tokio::task::AbortHandle;
 
 use crate::pod::config::Dns;
@@ -104,11 +103,18 @@ pub struct Network {
 struct Shared {
     settings: Settings,
     runner: Runner,
-    published: ArcSwap<Published>,
+    /// The configurations; told anew when they, or the plugins' STATUS, change.
+    published: channel::Sender<Arc<Published>>,
     /// GC must run alone: it holds this for writing, everything else for reading.
     turn: RwLock<()>,
     watcher: AbortHandle,
     runtime: Handle,
+}
+
+impl Shared {
+    fn published(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
 }
 
 impl Drop for Shared {
@@ -132,7 +138,7 @@ impl Network {
         let shared = Arc::new_cyclic(|shared| Shared {
             settings,
             runner,
-            published: ArcSwap::from_pointee(published),
+            published: channel::Sender::new(Arc::new(published)),
             turn: RwLock::new(()),
             watcher: tokio::spawn(follow(watch, shared.clone())).abort_handle(),
             runtime: Handle::current(),
@@ -146,18 +152,21 @@ impl Network {
     /// Whether pods can be attached; the error says why not. Answers at once: CNI's own STATUS is asked in
     /// the background, and what counts is its last answer.
     pub fn status(&self) -> Result<(), NetworkError> {
-        let published = self.shared.published.load_full();
+        let published = self.shared.published();
         let (answer, ask) = published.status();
         if ask {
-            let runner = self.shared.runner.clone();
-            self.shared.runtime.spawn(async move { published.ask(&runner).await });
+            let shared = self.shared.clone();
+            self.shared.runtime.spawn(async move {
+                published.ask(&shared.runner).await;
+                shared.published.send_modify(|_| ());
+            });
         }
         answer
     }
 
     /// Configuration files that are in use, and messages about those that were refused.
     pub fn files(&self) -> (Vec<PathBuf>, Vec<String>) {
-        let published = self.shared.published.load();
+        let published = self.shared.published();
         (published.entries.iter().map(|entry| entry.file.clone()).collect(), published.refused.clone())
     }
 
@@ -257,7 +266,7 @@ impl Network {
     pub async fn gc(&self, valid: &[(PodId, String)]) -> Result<(), NetworkError> {
         let _turn = self.shared.turn.write().await;
         let valid: Vec<_> = valid.iter().map(|(pod, interface)| (pod.to_string(), interface.clone())).collect();
-        let published = self.shared.published.load_full();
+        let published = self.shared.published();
         let (runner, parameters, capabilities) = (&self.shared.runner, &Parameters::default(), &Map::new());
         let mut errors = Vec::new();
         for entry in &published.entries {
@@ -276,7 +285,7 @@ impl Network {
         let args = request::args(&request.pod, &request.key)?;
         let capabilities = request::capabilities(request)?;
         let (published, bin_dirs) = match &request.dirs {
-            None => (self.shared.published.load_full(), &self.shared.settings.bin_dirs),
+            None => (self.shared.published(), &self.shared.settings.bin_dirs),
             Some(Dirs { conf_dir, bin_dirs }) => {
                 let (conf_dir, limit) = (conf_dir.clone(), self.shared.settings.max_conf_files);
                 (Arc::new(blocking(move || Ok(Published::read(&conf_dir, limit))).await?), bin_dirs)
@@ -301,7 +310,7 @@ impl Network {
 
     async fn add(&self, ledger: &Ledger) -> Result<(), NetworkError> {
         let record = ledger.record();
-        let runner = self.runner(&record);
+        let runner = Runner { folders: record.bin_dirs.clone(), timeout: self.shared.settings.plugin_timeout };
         for (index, network) in record.networks.iter().enumerate() {
             let parameters = parameters(&record, network);
             let capabilities = &record.capabilities;
@@ -363,10 +372,10 @@ async fn follow(mut watch: watch::Watch, shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         let (folder, limit) = (shared.settings.conf_dir.clone(), shared.settings.max_conf_files);
         if let Ok(published) = blocking(move || Ok(Published::read(&folder, limit))).await
-            && !published.is_same(&shared.published.load())
+            && !published.is_same(&shared.published())
         {
             report(&published);
-            shared.published.store(Arc::new(published));
+            shared.published.send_replace(Arc::new(published));
             let _ = Network { shared }.status();
         }
     }

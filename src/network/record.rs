@@ -17,14 +17,13 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::cni::chain::{Journal, NoJournal};
 use super::cni::config::NetworkConfig;
 use super::cni::result::PluginResult;
 use super::error::NetworkError;
 use crate::store::{self, Durability};
+use crate::sys::async_fd;
 use crate::types::{ErrorKind, HasKind, PodId};
 
 /// Time a killed plugin may take to die.
@@ -233,7 +232,7 @@ impl Running {
             let _ = kill_process_group(self.pid, Signal::KILL);
         }
         let _ = pidfd_send_signal(self.exit.as_fd(), Signal::KILL);
-        if let Ok(exit) = AsyncFd::register_with_interest(self.exit, Interest::READABLE) {
+        if let Ok(exit) = async_fd::readable(self.exit) {
             let _ = tokio::time::timeout(DYING, exit.readable()).await;
         }
     }

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 use serde::Deserialize;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use crate::network::error::{PluginFailure, Verb};
+use crate::sys::async_fd;
 
 /// Most bytes taken from a plugin's stdout.
 const MAX_STDOUT: usize = 1 << 20;
@@ -168,7 +168,7 @@ struct Process {
 impl Process {
     fn of(child: &Child) -> io::Result<Self> {
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(ErrorKind::NotFound)?;
-        let exit = AsyncFd::register_with_interest(pidfd_open(group, PidfdFlags::NONBLOCK)?, Interest::READABLE)?;
+        let exit = async_fd::readable(pidfd_open(group, PidfdFlags::NONBLOCK)?)?;
         Ok(Self { group: Some(group), exit })
     }
 
