@@ -4,7 +4,9 @@
 //! small process per pod) are made of. ARCHITECTURE.md tells how the rooms below fit together; a
 //! module imports only from those named before it.
 
+pub mod app;
 pub mod cli;
+pub mod config;
 pub mod container;
 pub mod cri;
 pub mod image;
