@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config, UnsetProfile};
+use crate::cri::{Features, HandlerInfo, Services};
 use crate::image::{self, Images};
 use crate::launch::handlers::Handlers;
 use crate::launch::monitor::Launcher;
@@ -57,8 +58,7 @@ pub struct App {
 impl App {
     /// Builds everything and takes over what an earlier daemon left. The caller holds the lock on
     /// root and state.
-    pub async fn build(config: Config) -> Result<Self, AppError> {
-        let config = Arc::new(config);
+    pub async fn build(config: Arc<Config>) -> Result<Self, AppError> {
         let (root, state) = (config.paths.root.clone(), config.paths.state.clone());
         let driver = match config.cgroup.driver {
             CgroupDriver::Auto => None,
@@ -88,6 +88,26 @@ impl App {
         let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
         images.sweep();
         Ok(Self { pods, images, network, handlers, cgroups, config })
+    }
+}
+
+impl App {
+    /// What the gRPC door needs.
+    pub fn services(&self) -> Services {
+        let handlers = self.handlers.names().map(|name| HandlerInfo {
+            name: name.to_owned(),
+            recursive_read_only_mounts: true,
+            user_namespaces: false,
+        });
+        Services {
+            pods: self.pods.clone(),
+            images: self.images.clone(),
+            network: self.network.clone(),
+            handlers: handlers.collect(),
+            systemd_cgroup: self.cgroups.driver == Driver::Systemd,
+            features: Features::default(),
+            config: Arc::clone(&self.config),
+        }
     }
 }
 

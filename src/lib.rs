@@ -4,8 +4,10 @@
 //! small process per pod) are made of. ARCHITECTURE.md tells how the rooms below fit together; a
 //! module imports only from those named before it.
 
+pub mod app;
 pub mod cgroup;
 pub mod cli;
+pub mod config;
 pub mod container;
 pub mod cri;
 pub mod image;

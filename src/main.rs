@@ -1,1 +1,5 @@
-fn main() {}
+//! The daemon and its tools.
+
+fn main() -> std::process::ExitCode {
+    podwright::cli::main()
+}

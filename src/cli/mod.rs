@@ -1,1 +1,77 @@
-//! One file per subcommand.
+//! One file per subcommand: each has its arguments and a function that does it.
+
+mod config;
+mod image;
+mod lock;
+mod logging;
+mod serve;
+mod socket;
+
+use std::error::Error;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::types::chain;
+
+/// Why a command failed; printed with all its sources.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// What main does with the outcome of a command.
+pub type Outcome = Result<ExitCode, Failure>;
+
+/// A container runtime for Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(name = "podwright", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Serve(serve::Args),
+    /// Print or check the configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// List, pull and remove images of a running daemon.
+    Image(image::Args),
+}
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Config(command) => config::run(command),
+        Command::Image(args) => image::run(args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            // Nowhere is left to complain if standard error is closed.
+            let _ = writeln!(std::io::stderr(), "podwright: {}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints to standard output; a reader that left (`| head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,210 @@
+//! The keys, their types and their defaults. `examples/config.toml` documents each for users; a
+//! test keeps the two equal.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::duration;
+
+macro_rules! sections {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+
+            impl Default for $name {
+                fn default() -> Self {
+                    Self { $($field: $default,)* }
+                }
+            }
+        )*
+    };
+}
+
+sections! {
+    /// The daemon's whole configuration.
+    Config {
+        /// The CRI socket.
+        server: Server = Server::default(),
+        /// Folders and programs.
+        paths: Paths = Paths::default(),
+        /// What is logged, and how.
+        log: Log = Log::default(),
+        /// Control groups.
+        cgroup: Cgroup = Cgroup::default(),
+        /// Runtime handlers and operations.
+        runtime: Runtime = Runtime::default(),
+        /// CNI.
+        network: Network = Network::default(),
+        /// Images and registries.
+        image: Image = Image::default(),
+        /// Seccomp.
+        seccomp: Seccomp = Seccomp::default(),
+        /// AppArmor.
+        apparmor: AppArmor = AppArmor::default(),
+        /// SELinux.
+        selinux: Selinux = Selinux::default(),
+        /// What containers get unless they say otherwise.
+        container: Container = Container::default(),
+    }
+
+    /// `[server]`
+    Server {
+        /// Absolute path of the CRI socket.
+        address: PathBuf = "/run/podwright/podwright.sock".into(),
+        /// Longest wait for requests under way when the daemon is told to stop.
+        #[serde(with = "duration")]
+        drain_timeout: Duration = Duration::from_secs(20),
+    }
+
+    /// `[paths]`
+    Paths {
+        /// What survives a reboot: images, layers, records.
+        root: PathBuf = "/var/lib/podwright".into(),
+        /// What does not: sockets, namespaces, bundles.
+        state: PathBuf = "/run/podwright".into(),
+        /// The monitor program; empty: `podwright-monitor` beside the daemon's own program.
+        monitor: PathBuf = PathBuf::new(),
+    }
+
+    /// `[log]`
+    Log {
+        /// A level (error, warn, info, debug, trace) or a filter such as `info,podwright::image=debug`.
+        level: String = "info".into(),
+        /// Form of the lines.
+        format: LogFormat = LogFormat::Auto,
+    }
+
+    /// `[cgroup]`
+    Cgroup {
+        /// Who makes cgroups.
+        driver: CgroupDriver = CgroupDriver::Auto,
+        /// Parent of pods that name none; empty: `/podwright` (cgroupfs) or `podwright.slice` (systemd).
+        parent: String = String::new(),
+    }
+
+    /// `[runtime]`
+    Runtime {
+        /// Handler of pods that name none.
+        default_handler: String = "youki".into(),
+        /// Folder with one TOML file per further handler.
+        handlers_dir: PathBuf = "/etc/podwright/runtime-handlers".into(),
+        /// Longest time the creation of one container may take before it is undone.
+        #[serde(with = "duration")]
+        create_timeout: Duration = Duration::from_secs(60),
+        /// Most bytes collected of each output of an ExecSync; the rest is dropped.
+        exec_output_limit: usize = 8_000_000,
+        /// How long an ExecSync goes on reading after its process ended, while grandchildren hold the pipes.
+        #[serde(with = "duration")]
+        exec_drain: Duration = Duration::from_millis(500),
+    }
+
+    /// `[network]`
+    Network {
+        /// Folder with CNI configuration lists.
+        conf_dir: PathBuf = "/etc/cni/net.d".into(),
+        /// Folders searched for plugins, in order.
+        bin_dirs: Vec<PathBuf> = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        /// Longest run of one plugin.
+        #[serde(with = "duration")]
+        plugin_timeout: Duration = Duration::from_secs(60),
+    }
+
+    /// `[image]`
+    Image {
+        /// Folder with `HOST/hosts.toml` (mirrors, certificates), in containerd's `certs.d` layout.
+        registry_config_dir: PathBuf = "/etc/podwright/certs.d".into(),
+        /// Most layers of one pull that are fetched at once.
+        max_concurrent_layers: usize = 8,
+        /// A download that stands still this long is given up, and the next mirror tried.
+        #[serde(with = "duration")]
+        progress_timeout: Duration = Duration::from_secs(30),
+    }
+
+    /// `[seccomp]`
+    Seccomp {
+        /// File with the profile that RuntimeDefault stands for, in OCI form; empty: the built-in one.
+        default_profile: PathBuf = PathBuf::new(),
+        /// What a client gets that says nothing about seccomp.
+        unset: UnsetProfile = UnsetProfile::Unconfined,
+    }
+
+    /// `[apparmor]`
+    AppArmor {
+        /// Whether AppArmor is used.
+        enable: Switch = Switch::Auto,
+        /// Name of the loaded profile that RuntimeDefault stands for; empty: the built-in one is loaded.
+        default_profile: String = String::new(),
+    }
+
+    /// `[selinux]`
+    Selinux {
+        /// Whether containers are labelled.
+        enable: bool = false,
+    }
+
+    /// `[container]`
+    Container {
+        /// Soft limit of open files.
+        nofile_soft: u64 = 1024,
+        /// Hard limit of open files.
+        nofile_hard: u64 = 524_288,
+        /// Most processes of a container; 0: no limit of its own.
+        pids_limit: u64 = 0,
+    }
+}
+
+impl Paths {
+    /// The monitor program, with the default filled in from where `own` (the daemon's program) is.
+    pub fn monitor_program(&self, own: &Path) -> PathBuf {
+        if self.monitor.as_os_str().is_empty() { own.with_file_name("podwright-monitor") } else { self.monitor.clone() }
+    }
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// `Journal` when standard error is the journal, else `Text`.
+    Auto,
+    /// With time.
+    Text,
+    /// Without time, which the journal adds itself.
+    Journal,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// `Systemd` where systemd is PID 1 and cgroup v2 is mounted, else `Cgroupfs`.
+    Auto,
+    /// systemd, by D-Bus.
+    Systemd,
+    /// This runtime, in the file system.
+    Cgroupfs,
+}
+
+/// What applies if the client says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnsetProfile {
+    /// No profile.
+    Unconfined,
+    /// The default profile.
+    RuntimeDefault,
+}
+
+/// On, off, or where the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Where the kernel has it.
+    Auto,
+    /// Never.
+    Off,
+}

@@ -1,0 +1,128 @@
+//! The `info` of verbose answers: JSON for people and scripts (`crictl inspect`, `inspectp`, `info`).
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+
+use crate::config::Config;
+use crate::container::config::ContainerConfig;
+use crate::container::view::ContainerView;
+use crate::image::Image;
+use crate::pod::view::PodView;
+
+/// Largest runtime spec shown, bytes.
+const MAX_SPEC: u64 = 4 << 20;
+
+fn one(key: &str, value: &Value) -> HashMap<String, String> {
+    HashMap::from([(key.to_owned(), value.to_string())])
+}
+
+/// For Status.
+pub fn daemon(config: &Config) -> HashMap<String, String> {
+    one(
+        "config",
+        &json!({
+            "stateDir": config.paths.state,
+            "rootDir": config.paths.root,
+            "address": config.server.address,
+            "podwright": config,
+        }),
+    )
+}
+
+/// For PodSandboxStatus. The network namespace stands where scripts look for it with other runtimes.
+pub fn pod(view: &PodView) -> HashMap<String, String> {
+    let namespaces: Vec<Value> = view.netns.iter().map(|path| json!({ "type": "network", "path": path })).collect();
+    one(
+        "info",
+        &json!({
+            "pid": view.pause.map_or(0, |pause| pause.pid),
+            "monitorPid": view.monitor,
+            "runtimeHandler": view.handler,
+            "config": *view.config,
+            "runtimeSpec": { "linux": { "namespaces": namespaces } },
+        }),
+    )
+}
+
+/// For ContainerStatus.
+pub async fn container(view: &ContainerView, config: &Config) -> HashMap<String, String> {
+    let snapshot = config.paths.root.join("pods").join(&view.pod).join("containers").join(&view.id).join("upper");
+    one(
+        "info",
+        &json!({
+            "sandboxID": view.pod.as_str(),
+            "pid": view.pid.unwrap_or(0),
+            "snapshotDir": snapshot,
+            "bundle": view.bundle,
+            "config": asked(&view.config),
+            "runtimeSpec": runtime_spec(&view.bundle).await,
+        }),
+    )
+}
+
+/// For ImageStatus.
+pub fn image(image: &Image) -> HashMap<String, String> {
+    let layers: Vec<String> = image.layers.iter().map(ToString::to_string).collect();
+    one(
+        "info",
+        &json!({
+            "imageSpec": {
+                "config": serde_json::to_value(&image.config).unwrap_or_default(),
+                "rootfs": { "type": "layers", "diff_ids": layers },
+            },
+        }),
+    )
+}
+
+/// The config with environment values as text, not as lists of numbers.
+fn asked(config: &ContainerConfig) -> Value {
+    let mut shown = serde_json::to_value(config).unwrap_or_default();
+    shown["envs"] =
+        config.envs.iter().map(|(key, value)| json!({ "key": key, "value": String::from_utf8_lossy(value) })).collect();
+    shown
+}
+
+/// The bundle's `config.json`; null if it is gone or cannot be read.
+async fn runtime_spec(bundle: &Path) -> Value {
+    let Ok(file) = tokio::fs::File::open(bundle.join("config.json")).await else { return Value::Null };
+    let mut text = Vec::new();
+    match file.take(MAX_SPEC).read_to_end(&mut text).await {
+        Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
+        Err(_) => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::to_proto::samples;
+    use super::*;
+    use crate::types::PodId;
+
+    fn parsed(info: &HashMap<String, String>, key: &str) -> Value {
+        serde_json::from_str(&info[key]).unwrap()
+    }
+
+    #[test]
+    fn scripts_find_what_they_look_for() {
+        let info = parsed(&daemon(&Config::default()), "config");
+        assert_eq!(info["stateDir"], "/run/podwright");
+        let info = parsed(&pod(&samples::pod("a")), "info");
+        assert_eq!(info["runtimeSpec"]["linux"]["namespaces"][0]["path"], "/run/podwright/pods/x/netns");
+        assert_eq!(info["config"]["key"]["name"], "web-0");
+    }
+
+    #[tokio::test]
+    async fn a_container_shows_its_spec_while_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut view = samples::container("c", &PodId::generate());
+        let info = parsed(&container(&view, &Config::default()).await, "info");
+        assert_eq!((&info["pid"], &info["runtimeSpec"]), (&json!(42), &Value::Null));
+        std::fs::write(folder.path().join("config.json"), r#"{"ociVersion":"1.2.0"}"#).unwrap();
+        view.bundle = folder.path().into();
+        let info = parsed(&container(&view, &Config::default()).await, "info");
+        assert_eq!(info["runtimeSpec"]["ociVersion"], "1.2.0");
+    }
+}
