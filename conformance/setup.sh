@@ -6,6 +6,8 @@
 #   test    and everything `make test` needs        node   and what `make test-node` needs
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=conformance/debian.sh
+. "$here/debian.sh"
 tools=${CARGO_TARGET_DIR:-$here/../target}/conformance/tools
 level=${1:-test}
 
@@ -20,15 +22,16 @@ case $level in
 esac
 case $level in test | node)
   packages+=(git shellcheck strace)
-  optional+=(runc crun runsc)
+  optional+=(runc crun)
 esac
 
+apt=()
 say() { echo "setup: $*" >&2; }
 installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = "ii " ]; }
-apt() { DEBIAN_FRONTEND=noninteractive apt-get -qq -o APT::Sandbox::User=root "$@"; }
+install_with() { DEBIAN_FRONTEND=noninteractive apt-get -qq -o APT::Sandbox::User=root "$@"; }
 updated=
 update() {
-  if [ -z "$updated" ]; then say "apt-get update"; apt update; updated=1; fi
+  if [ -z "$updated" ]; then say "apt-get update"; install_with update; updated=1; fi
 }
 known() { [ -n "$(apt-cache search --names-only "^$1\$" 2>/dev/null)" ]; }
 
@@ -53,8 +56,8 @@ if [ ${#missing[@]} -gt 0 ]; then
   [ "$(id -u)" = 0 ] || { say "root is needed to install: ${missing[*]}"; exit 1; }
   say "installing ${missing[*]}"
   # A package list that is too old names files that are gone: update and try once more.
-  apt install -y --no-install-recommends "${missing[@]}" >/dev/null ||
-    { update; apt install -y --no-install-recommends "${missing[@]}" >/dev/null; }
+  install_with install -y --no-install-recommends "${missing[@]}" >/dev/null ||
+    { update; install_with install -y --no-install-recommends "${missing[@]}" >/dev/null; }
 fi
 
 # The registry is unpacked, not installed: the package would start a service.
@@ -62,10 +65,24 @@ if [ "$level" != build ] && ! command -v docker-registry >/dev/null && [ ! -x "$
   say "unpacking docker-registry into $tools"
   known docker-registry || update
   mkdir -p "$tools/new"
-  (cd "$tools/new" && { apt download docker-registry || { update; apt download docker-registry; }; })
+  (cd "$tools/new" && { install_with download docker-registry || { update; install_with download docker-registry; }; })
   dpkg-deb -x "$tools"/new/docker-registry_*.deb "$tools"
   rm -r "$tools/new"
 fi
+# So is gVisor's runsc, from backports: the release's own is too old for current kernels.
+case $level in test | node)
+  if ! command -v runsc >/dev/null && [ ! -e "$tools/no-runsc" ] && [ ! -x "$tools/usr/bin/runsc" ]; then
+    say "unpacking runsc into $tools"
+    mkdir -p "$tools/new"
+    if (cd "$tools/new" && debian_apt_with "$tools/new" "$(debian_release)-backports" && "${apt[@]}" download runsc); then
+      dpkg-deb -x "$tools"/new/runsc_*.deb "$tools"
+    else
+      say "no package runsc here: the tests of that handler will be skipped"
+      touch "$tools/no-runsc"
+    fi
+    rm -r "$tools/new"
+  fi
+esac
 # The images are made of packages that are downloaded, never installed.
 if [ "$level" != build ]; then known nginx || update; fi
 
