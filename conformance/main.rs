@@ -1,1 +1,8 @@
-fn main() {}
+//! The conformance suite: drives the built daemon over its socket, as a kubelet would.
+//!
+//! Each test makes itself a node of its own (`harness::Node`): a network and a mount namespace, a root, a state folder, a
+//! CNI bridge, a registry with the test images. Each ends with the census, which counts what is left behind.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed test's message is its panic")]
+
+mod api;
+mod harness;
