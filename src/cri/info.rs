@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 use crate::config::Config;
-use crate::container::config::ContainerConfig;
+use crate::types::container::ContainerConfig;
 use crate::container::view::ContainerView;
 use crate::image::Image;
 use crate::pod::view::PodView;

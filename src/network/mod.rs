@@ -31,7 +31,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, watch as channel};
 use tokio::task::AbortHandle;
 
-use crate::pod::config::Dns;
+use crate::types::pod::Dns;
 use crate::sys::netns;
 use crate::types::{PodId, chain};
 use cni::chain::{Chain, NoJournal};

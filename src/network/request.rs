@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::{NetworkError, invalid};
 use super::quantity;
-use crate::pod::config::{Dns, PodKey, PortMapping, Protocol};
+use crate::types::pod::{Dns, PodKey, PortMapping, Protocol};
 use crate::types::PodId;
 
 /// Annotation: limit of traffic into the pod, bits per second, a Kubernetes quantity (`10M`).

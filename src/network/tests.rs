@@ -238,7 +238,7 @@ fn leases(node: &Node) -> usize {
 #[test]
 fn real_plugins_connect_a_pod_and_give_all_back() {
     on_a_host_of_its_own(async || {
-        use crate::pod::config::{PortMapping, Protocol};
+        use crate::types::pod::{PortMapping, Protocol};
         let node = Node::new();
         let network = real(&node);
         network.status().unwrap();

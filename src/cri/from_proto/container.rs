@@ -8,7 +8,7 @@ use super::mounts::{cdi_device, device, mount};
 use super::resources::resources;
 use super::security::container_security;
 use super::{At, DecodeError, image, required};
-use crate::container::config::ContainerConfig;
+use crate::types::container::ContainerConfig;
 use crate::proto;
 use crate::types::Signal;
 

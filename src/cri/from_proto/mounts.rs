@@ -3,7 +3,7 @@
 use super::check::{absolute, known, known_chars, length, list, relative_or_empty};
 use super::namespaces::id_mappings;
 use super::{At, DecodeError, image};
-use crate::container::config::{Device, Mount, Propagation};
+use crate::types::container::{Device, Mount, Propagation};
 use crate::proto::{self, MountPropagation};
 
 /// Options a client may add to a mount.

@@ -2,7 +2,7 @@
 
 use super::check::{count, known, list};
 use super::{At, DecodeError, check};
-use crate::pod::config::{IdMapping, NamespaceMode, Namespaces, UserNamespace};
+use crate::types::pod::{IdMapping, NamespaceMode, Namespaces, UserNamespace};
 use crate::proto;
 
 /// Who asks: a sandbox has no target container yet.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::check::{MAX_NAME, known, length, list, range};
 use super::{At, DecodeError};
-use crate::pod::config::{Dns, PortMapping, Protocol};
+use crate::types::pod::{Dns, PortMapping, Protocol};
 use crate::proto;
 
 /// Most entries of each kind; resolv.conf readers look at far fewer.

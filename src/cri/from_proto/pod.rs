@@ -6,7 +6,7 @@ use super::resources::resources;
 use super::security::pod_security;
 use super::sysctls::sysctls;
 use super::{At, DecodeError, required};
-use crate::pod::config::{PodConfig, PodKey};
+use crate::types::pod::{PodConfig, PodKey};
 use crate::proto;
 
 /// `config` of RunPodSandbox.

@@ -2,7 +2,7 @@
 
 use super::check::{known_chars, length, list, no_control, range};
 use super::{At, DecodeError, check};
-use crate::container::config::Resources;
+use crate::types::container::Resources;
 use crate::proto::{HugepageLimit, LinuxContainerResources};
 
 /// Limits of a container, or of a sandbox.

@@ -3,8 +3,8 @@
 use super::check::{absolute, known, known_chars, length, list, no_control, user_id};
 use super::namespaces::{Whose, namespaces};
 use super::{At, DecodeError};
-use crate::container::config::ContainerSecurity;
-use crate::pod::config::{GroupsPolicy, PodSecurity, Profile, SelinuxOptions};
+use crate::types::container::ContainerSecurity;
+use crate::types::pod::{GroupsPolicy, PodSecurity, Profile, SelinuxOptions};
 use crate::proto;
 use crate::proto::security_profile::ProfileType;
 

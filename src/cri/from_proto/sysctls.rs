@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::check::{count, known_chars, length};
 use super::{At, DecodeError};
-use crate::pod::config::{NamespaceMode, Namespaces};
+use crate::types::pod::{NamespaceMode, Namespaces};
 
 /// Parameters of the IPC namespace outside `fs.mqueue`.
 const IPC: [&str; 12] = [

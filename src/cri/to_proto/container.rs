@@ -1,7 +1,7 @@
 //! Containers.
 
 use super::{id_mappings, resources};
-use crate::container::config::{ContainerConfig, Mount, Propagation};
+use crate::types::container::{ContainerConfig, Mount, Propagation};
 use crate::container::view::{ContainerState, ContainerView};
 use crate::image::Images;
 use crate::proto;

@@ -8,8 +8,8 @@ pub use container::{container, container_status};
 pub use image::image;
 pub use pod::{pod, pod_status};
 
-use crate::container::config::Resources;
-use crate::pod::config::{IdMapping, NamespaceMode, Namespaces};
+use crate::types::container::Resources;
+use crate::types::pod::{IdMapping, NamespaceMode, Namespaces};
 use crate::proto;
 
 fn namespaces(from: &Namespaces) -> proto::NamespaceOption {

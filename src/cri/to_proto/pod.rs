@@ -1,7 +1,7 @@
 //! Sandboxes.
 
 use super::namespaces;
-use crate::pod::config::PodConfig;
+use crate::types::pod::PodConfig;
 use crate::pod::view::{PodState, PodView};
 use crate::proto;
 
