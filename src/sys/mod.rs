@@ -1,1 +1,3 @@
 //! System calls behind safe functions: mounts, namespaces, pidfds, pipes, ptys, seccomp load. The only room with `unsafe`.
+
+pub mod process;
