@@ -177,8 +177,12 @@ mod tests {
 
         #[test]
         fn nothing_is_lost_and_no_line_is_too_long(
-            text in proptest::collection::vec(prop_oneof![4 => Just(b'x'), 1 => Just(b'\n')], 0..40_000),
+            text in proptest::collection::vec((0..2 * MAX_CONTENT, any::<bool>()), 0..8),
         ) {
+            let text: Vec<u8> = text
+                .into_iter()
+                .flat_map(|(length, ended)| [vec![b'x'; length], vec![b'\n'; usize::from(ended)]].concat())
+                .collect();
             let mut content = Vec::new();
             for line in log(false, &[&text]).split_inclusive(|byte| *byte == b'\n') {
                 let line = line.strip_suffix(b"\n").unwrap();

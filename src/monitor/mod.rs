@@ -51,6 +51,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::Mode;
 
+use crate::sys::process;
 use crate::types::ErrorKind;
 use crate::wire::Failure;
 
@@ -90,8 +91,10 @@ pub fn run(options: &Options, first: Option<UnixStream>) -> io::Result<()> {
     outcome
 }
 
-/// Takes the connection the daemon gave as stdin, and leaves /dev/null in its place.
+/// Takes the connection the daemon gave as stdin, and leaves /dev/null in its place; all other
+/// inherited descriptors are closed. To be called before anything is opened.
 pub fn first_connection() -> io::Result<Option<UnixStream>> {
+    process::close_inherited()?;
     let stdin = io::stdin();
     if !rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&stdin)?.st_mode).is_socket() {
         return Ok(None);

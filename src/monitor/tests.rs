@@ -177,6 +177,11 @@ impl Peer {
     }
 }
 
+fn fifo(spec: &CreateSpec, name: &str) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, spec.bundle.join(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
 fn log(spec: &CreateSpec) -> Vec<String> {
     let text = fs::read_to_string(spec.bundle.join("log")).unwrap();
     text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
@@ -239,6 +244,7 @@ fn an_init_that_ends_before_its_helper_is_not_lost() {
     let mut pod = Pod::new();
     // The helper goes on for a while; until then nobody knows whose process it was that ended.
     let spec = pod.spec("", &["slow"]);
+    fifo(&spec, "go");
     let create = pod.peer.send(Request::Create(Box::new(spec.clone())));
     fs::write(spec.bundle.join("go"), "x\n").unwrap();
     assert!(matches!(pod.peer.wait(create), Ok(Reply::Created(_))));
@@ -290,7 +296,8 @@ fn execs_run_side_by_side() {
 #[test]
 fn execs_end_in_time_whoever_holds_their_pipes() {
     let mut pod = Pod::new();
-    let id = pod.run("sleep 100").container;
+    let spec = pod.run("sleep 100");
+    let id = spec.container.clone();
     let started = Instant::now();
     let orphan = pod.peer.exec(&id, &["sh", "-c", "sleep 50 & echo done"], 0);
     let outcome = pod.peer.outcome(orphan);
@@ -301,7 +308,10 @@ fn execs_end_in_time_whoever_holds_their_pipes() {
     assert_eq!((outcome.exit_code, outcome.stdout.as_slice()), (137, &b"begun\n"[..]));
     assert!(started.elapsed() < Duration::from_secs(10));
     // Deleting the container does not leave an exec unanswered.
-    let exec = pod.peer.exec(&id, &["sleep", "50"], 0);
+    fifo(&spec, "said");
+    let said = spec.bundle.join("said");
+    let exec = pod.peer.exec(&id, &["sh", "-c", "echo x > \"$0\"; sleep 50", said.to_str().unwrap()], 0);
+    fs::read(said).unwrap();
     let delete = pod.peer.send(Request::Delete { container: id });
     assert_eq!(pod.peer.outcome(exec).exit_code, 137);
     pod.peer.wait(delete).unwrap();
@@ -340,10 +350,17 @@ fn stdin_stays_open_only_if_asked_for() {
 #[test]
 fn output_of_grandchildren_is_logged_after_init_ended() {
     let mut pod = Pod::new();
-    let spec = pod.run("(read x < late; echo late) & echo early");
-    // The script runs in the folder the monitor runs in; its own is the bundle.
+    let spec = pod.spec("cd \"$(dirname \"$0\")\"; (read x < late; echo late; echo x > said) & echo early", &[]);
+    fifo(&spec, "late");
+    fifo(&spec, "said");
+    pod.peer.ok(Request::Create(Box::new(spec.clone())));
+    pod.peer.ok(Request::Start { container: spec.container.clone() });
     pod.peer.exit();
-    assert_eq!(log(&spec)[0], "stdout F early");
+    assert_eq!(log(&spec), ["stdout F early"]);
+    fs::write(spec.bundle.join("late"), "x\n").unwrap();
+    fs::read(spec.bundle.join("said")).unwrap();
+    pod.peer.ok(Request::Delete { container: spec.container.clone() });
+    assert_eq!(log(&spec), ["stdout F early", "stdout F late"]);
     assert_eq!(pod.end(), 0);
 }
 
