@@ -1,10 +1,13 @@
-//! Generates the gRPC code from `proto/` without protoc.
+//! Generates the gRPC code from `proto/` without protoc, and compiles the pause program.
+
+mod pause;
 
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build");
-    generate_cri()
+    generate_cri()?;
+    pause::build()
 }
 
 fn generate_cri() -> Result<(), Box<dyn Error>> {

@@ -1,1 +1,3 @@
 //! A bundle in, a running process out: handlers, the seccomp compiler and the client of the monitor.
+
+pub mod monitor;

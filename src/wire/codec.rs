@@ -6,6 +6,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Largest frame taken, bytes: an exec with two outputs of 16 MiB in base64 fits.
 pub const MAX_FRAME: usize = 48 << 20;
 
+/// Largest frame a monitor takes, bytes: a process with the longest arguments and environment execve
+/// would accept fits. A monitor is small and stays so.
+pub const MAX_CALL: usize = 8 << 20;
+
 /// The bytes are no frame.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {

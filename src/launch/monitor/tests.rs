@@ -1,0 +1,113 @@
+//! The client against a peer made of a socket pair.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream as Peer;
+use std::thread::JoinHandle;
+
+use super::*;
+use crate::wire::{Call, Message, codec};
+
+fn state(pod: &PodId) -> State {
+    State { version: VERSION, pod: pod.clone(), pid: 1, pause: None, containers: Vec::new() }
+}
+
+fn next(peer: &mut Peer) -> Call {
+    let mut buffer = vec![0; 4];
+    peer.read_exact(&mut buffer).unwrap();
+    let length = u32::from_le_bytes(buffer[..4].try_into().unwrap()) as usize;
+    buffer.resize(4 + length, 0);
+    peer.read_exact(&mut buffer[4..]).unwrap();
+    codec::decode(&buffer).unwrap().unwrap().0
+}
+
+fn answer(peer: &mut Peer, id: u64, result: Result<Reply, Failure>) {
+    peer.write_all(&codec::encode(&Message::Answer { id, result }).unwrap()).unwrap();
+}
+
+/// Says Hello, then goes on as `script` says.
+async fn meet(
+    script: impl FnOnce(Peer, PodId) + Send + 'static,
+) -> (Result<(Monitor, State, EventReceiver), LaunchError>, JoinHandle<()>) {
+    let (ours, mut theirs) = Peer::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let pod = PodId::generate();
+    let name = pod.clone();
+    let peer = std::thread::spawn(move || {
+        let call = next(&mut theirs);
+        assert!(matches!(call.request, Request::Hello { version: VERSION }));
+        answer(&mut theirs, call.id, Ok(Reply::Hello(state(&name))));
+        script(theirs, name);
+    });
+    let launcher = Launcher { monitor_binary: "/none".into() };
+    (launcher.greet(&pod, UnixStream::from_std(ours).unwrap()).await, peer)
+}
+
+#[tokio::test]
+async fn answers_find_their_callers_in_any_order() {
+    let (met, peer) = meet(|mut peer, _| {
+        let (first, second) = (next(&mut peer), next(&mut peer));
+        for call in [second, first] {
+            let result = match call.request {
+                Request::Start { .. } => Ok(Reply::Started { at_ns: 5 }),
+                _ => Err(Failure { kind: ErrorKind::NotFound, message: "no".into() }),
+            };
+            answer(&mut peer, call.id, result);
+        }
+    })
+    .await;
+    let (monitor, _, mut events) = met.unwrap();
+    let id = ContainerId::generate();
+    let (started, killed) = tokio::join!(monitor.start(&id), monitor.kill(&id, 9, true));
+    assert_eq!(started.unwrap(), 5);
+    assert!(matches!(killed, Err(LaunchError::Refused(Failure { kind: ErrorKind::NotFound, .. }))));
+    peer.join().unwrap();
+    assert_eq!(events.recv().await, Some(MonitorEvent::Gone));
+    assert!(matches!(monitor.kill_pause().await, Err(LaunchError::Gone(_))));
+    monitor.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_monitor_that_dies_fails_the_calls_under_way() {
+    let (met, peer) = meet(|mut peer, _| {
+        next(&mut peer);
+        peer.write_all(&codec::encode(&Message::Event(Event::PauseExited)).unwrap()).unwrap();
+    })
+    .await;
+    let (monitor, _, mut events) = met.unwrap();
+    assert!(matches!(monitor.kill_pause().await, Err(LaunchError::Gone(_))));
+    peer.join().unwrap();
+    assert_eq!(events.recv().await, Some(MonitorEvent::PauseExited));
+    assert_eq!(events.recv().await, Some(MonitorEvent::Gone));
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_long_is_not_sent() {
+    let (met, peer) = meet(|mut peer, _| assert_eq!(peer.read(&mut [0]).unwrap(), 0)).await;
+    let (monitor, _, _events) = met.unwrap();
+    let spec = PauseSpec {
+        netns: None,
+        new_ipc: true,
+        new_pid: false,
+        hostname: Some("h".repeat(codec::MAX_CALL)),
+        sysctls: Vec::new(),
+        cgroups: Vec::new(),
+        user: (0, 0),
+        groups: Vec::new(),
+        bpf: None,
+        oom_score_adj: 0,
+    };
+    assert!(matches!(monitor.pause(spec).await, Err(LaunchError::TooLong { .. })));
+    drop(monitor);
+    tokio::task::spawn_blocking(|| peer.join()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_from_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = Launcher { monitor_binary: folder.path().join("none") };
+    let pod = PodId::generate();
+    assert!(matches!(launcher.connect(&pod, folder.path()).await, Err(LaunchError::Gone(_))), "no socket");
+    drop(std::os::unix::net::UnixListener::bind(folder.path().join(SOCKET)).unwrap());
+    assert!(matches!(launcher.connect(&pod, folder.path()).await, Err(LaunchError::Gone(_))), "nobody listens");
+    assert!(matches!(launcher.spawn(&pod, folder.path()).await, Err(LaunchError::Spawn { .. })));
+}

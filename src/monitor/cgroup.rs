@@ -1,0 +1,121 @@
+//! What the monitor does with a container's cgroup folders: kill everyone in them, and ask whether
+//! the OOM killer has been there. cgroup v1 (one folder per controller) and v2.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::sys::process;
+
+const SIGKILL: i32 = 9;
+
+/// Rounds of looking for processes that were forked while their siblings were being killed. A
+/// process with SIGKILL pending cannot fork, so each round meets the children of those it has not
+/// met before; more rounds than this means somebody puts processes in from outside.
+const MAX_ROUNDS: u32 = 64;
+
+/// Folders below a container's cgroup that are looked at; a container may make some of its own.
+const MAX_FOLDERS: usize = 4096;
+
+/// Sends `signal` to every process in `folders` and below, unless it is `except`, which had it
+/// already; folders that are gone are empty.
+///
+/// # Errors
+/// The first that occurred; it goes on past errors.
+pub fn signal_all(folders: &[PathBuf], signal: i32, except: Option<i32>) -> io::Result<()> {
+    let mut outcome = Ok(());
+    let mut left = Vec::new();
+    for folder in folders {
+        // No such file: cgroup v1, or a kernel older than 5.14.
+        if signal != SIGKILL
+            || fs::OpenOptions::new()
+                .write(true)
+                .open(folder.join("cgroup.kill"))
+                .and_then(|mut file| file.write_all(b"1"))
+                .is_err()
+        {
+            left.push(folder.clone());
+        }
+    }
+    let mut met: BTreeSet<i32> = except.into_iter().collect();
+    for _ in 0..MAX_ROUNDS {
+        let fresh: Vec<i32> = members(&left).into_iter().filter(|pid| met.insert(*pid)).collect();
+        if fresh.is_empty() {
+            return outcome;
+        }
+        let handles: BTreeMap<i32, OwnedFd> =
+            fresh.into_iter().filter_map(|pid| Some((pid, process::pidfd(pid).ok()?))).collect();
+        // A pid may have been given to a stranger before its descriptor was opened; it is not in the
+        // cgroup then. If it became a stranger's after that, the descriptor refers to a dead process.
+        let still = members(&left);
+        for (_, handle) in handles.iter().filter(|(pid, _)| still.contains(pid)) {
+            if let Err(error) = process::signal(handle, signal) {
+                outcome = outcome.and(Err(error));
+            }
+        }
+        if signal != SIGKILL {
+            return outcome;
+        }
+    }
+    outcome.and(Err(io::Error::new(io::ErrorKind::TimedOut, "processes keep appearing in the cgroup")))
+}
+
+/// Whether the kernel's OOM killer took a process of the cgroup.
+pub fn oom_killed(folders: &[PathBuf]) -> bool {
+    folders.iter().any(|folder| {
+        ["memory.events", "memory.oom_control"]
+            .iter()
+            .any(|file| fs::read_to_string(folder.join(file)).is_ok_and(|text| oom_kills(&text) > 0))
+    })
+}
+
+/// The `oom_kill` count in `memory.events` (v2) or `memory.oom_control` (v1, since Linux 4.13).
+fn oom_kills(text: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(key, _)| *key == "oom_kill")
+        .find_map(|(_, count)| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn members(folders: &[PathBuf]) -> BTreeSet<i32> {
+    let mut pids = BTreeSet::new();
+    let mut queue: Vec<PathBuf> = folders.to_vec();
+    let mut seen = 0;
+    while let Some(folder) = queue.pop() {
+        let Ok(text) = fs::read_to_string(folder.join("cgroup.procs")) else { continue };
+        // 0 stands for a process of another PID namespace, which is out of reach.
+        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+        seen += 1;
+        if seen < MAX_FOLDERS {
+            queue.extend(children(&folder));
+        }
+    }
+    pids
+}
+
+fn children(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_generations_count_oom_kills() {
+        assert_eq!(oom_kills("low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n"), 1);
+        assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), 3);
+        assert_eq!(oom_kills("oom_kill_disable 1\nunder_oom 0\n"), 0);
+        assert_eq!(oom_kills("oom_kill many"), 0);
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_is_empty() {
+        assert!(signal_all(&[PathBuf::from("/sys/fs/cgroup/none such")], SIGKILL, None).is_ok());
+        assert!(!oom_killed(&[PathBuf::from("/sys/fs/cgroup/none such")]));
+    }
+}

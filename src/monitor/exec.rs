@@ -1,0 +1,274 @@
+//! Processes run in a container on behalf of a client that waits for what they print.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+
+use super::backend::{self, Streams};
+use super::jobs::Purpose;
+use super::lines::Stream;
+use super::output::output_pipe;
+use super::poll::{Poll, Source, Timer, Token};
+use super::reaper::{Adopted, Owner};
+use super::server::{Caller, Monitor};
+use super::{failure, socket};
+use crate::sys::process::{self, Ended};
+use crate::types::{ContainerId, ErrorKind};
+use crate::wire::{ExecOutcome, ExecSpec, Failure, Reply};
+
+/// Time for the engine to make the process, where the exec itself has no limit.
+const BEGIN_LIMIT: Duration = Duration::from_secs(120);
+
+/// Bytes read at once.
+const READ: usize = 4 * 1024;
+
+/// Reads in a row before others get their turn.
+const MAX_READS: usize = 64;
+
+/// What a process that was killed because its time was up counts as.
+const KILLED: i32 = 128 + libc::SIGKILL;
+
+/// An exec under way.
+#[derive(Debug)]
+pub struct Exec {
+    caller: Option<Caller>,
+    container: ContainerId,
+    output_limit: usize,
+    drain: Duration,
+    streams: [Capture; 2],
+    job: Option<u64>,
+    process: Option<(i32, OwnedFd)>,
+    code: Option<i32>,
+    timed_out: bool,
+    timer: Option<Timer>,
+}
+
+/// What one stream said.
+#[derive(Debug, Default)]
+struct Capture {
+    source: Option<(OwnedFd, Token)>,
+    bytes: Vec<u8>,
+}
+
+impl Exec {
+    /// Whether `container` cannot be removed because of this one.
+    pub fn blocks(&self, container: &ContainerId) -> bool {
+        self.container == *container && self.code.is_none()
+    }
+}
+
+impl Monitor {
+    /// Request::Exec
+    pub(super) fn exec(&mut self, caller: Option<Caller>, spec: ExecSpec) {
+        if let Err(failure) = self.begin_exec(caller, &spec) {
+            self.answer(caller, Err(failure));
+        }
+    }
+
+    fn begin_exec(&mut self, caller: Option<Caller>, spec: &ExecSpec) -> Result<(), Failure> {
+        let id = &spec.container;
+        let container = self.containers.get(id).ok_or_else(|| Self::unknown(id))?;
+        let (Some(init), Some(_), Some(_)) = (container.process, &container.handle, container.started_ns) else {
+            return Err(failure(ErrorKind::FailedPrecondition, format!("container {id} is not running")));
+        };
+        let pipes = || Ok((socket::null()?, output_pipe()?, output_pipe()?));
+        let (stdin, out, err) = pipes().map_err(|error: std::io::Error| {
+            let kind = match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => ErrorKind::ResourceExhausted,
+                _ => ErrorKind::Internal,
+            };
+            failure(kind, format!("making the streams of an exec: {error}"))
+        })?;
+        let number = self.number();
+        let mut captures = [Capture::default(), Capture::default()];
+        let watched = captures[0]
+            .watch(out.0, Source::ExecOutput(number, Stream::Stdout), &mut self.poll)
+            .and_then(|()| captures[1].watch(err.0, Source::ExecOutput(number, Stream::Stderr), &mut self.poll))
+            .map_err(|error| failure(ErrorKind::ResourceExhausted, format!("watching an exec: {error}")));
+        let streams = Streams::Pipes { stdin, stdout: out.1, stderr: err.1 };
+        let begun = watched.and_then(|()| {
+            let container = self.containers.get(id).ok_or_else(|| Self::unknown(id))?;
+            backend::exec(&container.spec, init, spec, streams)
+        });
+        let job = match begun {
+            Ok(job) => job,
+            Err(failure) => {
+                captures.iter_mut().for_each(|capture| capture.close(&mut self.poll));
+                return Err(failure);
+            }
+        };
+        let limit = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
+        let exec = Exec {
+            caller,
+            container: id.clone(),
+            output_limit: spec.output_limit,
+            drain: Duration::from_millis(spec.drain_ms),
+            streams: captures,
+            job: None,
+            process: None,
+            code: None,
+            timed_out: false,
+            timer: limit.map(|limit| self.poll.timer(limit, Source::ExecLimit(number))),
+        };
+        self.execs.insert(number, exec);
+        // A limit of its own only where the exec has none: one that is late kills the helper, too.
+        let begin = limit.is_none().then_some(BEGIN_LIMIT);
+        match self.watch(job, Purpose::Exec(number), begin) {
+            Ok(job) => {
+                if let Some(exec) = self.execs.get_mut(&number) {
+                    exec.job = Some(job);
+                }
+            }
+            Err(failure) => self.exec_begun(number, Err(failure)),
+        }
+        Ok(())
+    }
+
+    /// The engine has made the process, or failed to.
+    pub(super) fn exec_begun(&mut self, number: u64, result: Result<i32, Failure>) {
+        let adopted = result.and_then(|pid| self.adopt(pid, Owner::Exec(number)));
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        exec.job = None;
+        match adopted {
+            Ok(Adopted::Alive(process, handle)) => {
+                exec.process = Some((process.pid, handle));
+                if exec.timed_out {
+                    self.kill_exec(number);
+                }
+            }
+            Ok(Adopted::Ended(_, ended)) => self.on_exec_ended(number, ended),
+            Err(_) if exec.timed_out => {
+                exec.code = Some(KILLED);
+                self.finish_exec(number, None);
+            }
+            Err(mut why) => {
+                why.message = format!("exec in container {}: {}", exec.container.short(), why.message);
+                self.finish_exec(number, Some(why));
+            }
+        }
+    }
+
+    /// The process was reaped.
+    pub(super) fn on_exec_ended(&mut self, number: u64, ended: Ended) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        exec.process = None;
+        exec.code = Some(ended.code());
+        if let Some(timer) = exec.timer.take() {
+            self.poll.cancel(timer);
+        }
+        let mut open = false;
+        for capture in &mut exec.streams {
+            open |= capture.read(exec.output_limit, &mut self.poll);
+        }
+        let container = exec.container.clone();
+        if open && !exec.drain.is_zero() && !exec.timed_out {
+            exec.timer = Some(self.poll.timer(exec.drain, Source::ExecDrain(number)));
+        } else {
+            self.finish_exec(number, None);
+        }
+        self.advance_delete(&container);
+    }
+
+    /// The process has written something, or closed a stream.
+    pub(super) fn on_exec_output(&mut self, number: u64, stream: Stream) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        exec.streams[stream as usize].read(exec.output_limit, &mut self.poll);
+        if exec.code.is_some() && exec.streams.iter().all(|capture| capture.source.is_none()) {
+            self.finish_exec(number, None);
+        }
+    }
+
+    /// The time limit passed.
+    pub(super) fn exec_is_late(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        exec.timer = None;
+        exec.timed_out = true;
+        match exec.job {
+            Some(job) => self.cancel_job(job, failure(ErrorKind::DeadlineExceeded, "the time limit passed")),
+            None => self.kill_exec(number),
+        }
+    }
+
+    /// Enough of waiting for grandchildren that hold the pipes.
+    pub(super) fn exec_is_drained(&mut self, number: u64) {
+        if let Some(exec) = self.execs.get_mut(&number) {
+            exec.timer = None;
+            self.finish_exec(number, None);
+        }
+    }
+
+    /// Kills all execs in a container that is to be removed.
+    pub(super) fn kill_execs(&mut self, container: &ContainerId) {
+        let numbers: Vec<u64> =
+            self.execs.iter().filter(|(_, exec)| exec.blocks(container)).map(|(number, _)| *number).collect();
+        for number in numbers {
+            match self.execs.get(&number).and_then(|exec| exec.job) {
+                Some(job) => self.cancel_job(job, failure(ErrorKind::Aborted, "the container is being removed")),
+                None => self.kill_exec(number),
+            }
+        }
+    }
+
+    fn kill_exec(&mut self, number: u64) {
+        let Some((pid, handle)) = self.execs.get(&number).and_then(|exec| exec.process.as_ref()) else { return };
+        // Its children first, as long as it is not reaped: until then its number is that of its group only.
+        if let Some(group) = Pid::from_raw(*pid)
+            && getpgid(Some(group)) == Ok(group)
+        {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        // Gone is fine.
+        let _ = process::signal(handle, libc::SIGKILL);
+    }
+
+    fn finish_exec(&mut self, number: u64, failed: Option<Failure>) {
+        let Some(mut exec) = self.execs.remove(&number) else { return };
+        if let Some(timer) = exec.timer.take() {
+            self.poll.cancel(timer);
+        }
+        for capture in &mut exec.streams {
+            capture.read(exec.output_limit, &mut self.poll);
+            capture.close(&mut self.poll);
+        }
+        let [stdout, stderr] = exec.streams.map(|capture| capture.bytes);
+        let exit_code = if exec.timed_out { KILLED } else { exec.code.unwrap_or(KILLED) };
+        let outcome = ExecOutcome { exit_code, timed_out: exec.timed_out, stdout, stderr };
+        self.answer(exec.caller, failed.map_or(Ok(Reply::Exec(outcome)), Err));
+        self.advance_delete(&exec.container);
+    }
+}
+
+impl Capture {
+    fn watch(&mut self, fd: OwnedFd, source: Source, poll: &mut Poll) -> std::io::Result<()> {
+        let token = poll.add(&fd, source)?;
+        self.source = Some((fd, token));
+        Ok(())
+    }
+
+    /// Reads what is there, keeps up to `limit` bytes; false at the end.
+    fn read(&mut self, limit: usize, poll: &mut Poll) -> bool {
+        let Some((fd, _)) = &self.source else { return false };
+        for _ in 0..MAX_READS {
+            self.bytes.reserve(READ);
+            match rustix::io::read(fd, spare_capacity(&mut self.bytes)) {
+                Err(Errno::AGAIN) => return true,
+                Err(Errno::INTR) => {}
+                Ok(0) | Err(_) => {
+                    self.close(poll);
+                    return false;
+                }
+                Ok(_) => self.bytes.truncate(limit),
+            }
+        }
+        true
+    }
+
+    fn close(&mut self, poll: &mut Poll) {
+        if let Some((fd, token)) = self.source.take() {
+            poll.remove(&fd, token);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A container's standard streams: pipes or a terminal, read into its log.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tracing::warn;
+
+use super::backend::Streams;
+use super::console::Console;
+use super::lines::{Lines, Stream};
+use super::logfile::LogFile;
+use super::poll::{Poll, Source, Token};
+use super::server::Monitor;
+use super::{failure, socket};
+use crate::types::{ContainerId, ErrorKind, now_ns, rfc3339_nano};
+use crate::wire::{CreateSpec, Failure};
+
+/// Bytes read at once.
+const READ: usize = 32 * 1024;
+
+/// Capacity that is kept between reads.
+const KEEP: usize = 16 * 1024;
+
+/// Reads at most, when everything that is there is to be read: somebody may write faster than we read.
+const MAX_READS: usize = 64;
+
+/// Buffers that all streams share.
+#[derive(Debug, Default)]
+pub struct Reader {
+    input: Vec<u8>,
+    log: Vec<u8>,
+}
+
+/// One stream that is being read.
+#[derive(Debug)]
+struct Output {
+    fd: OwnedFd,
+    token: Token,
+    lines: Lines,
+    stream: Stream,
+}
+
+/// The streams of a container.
+#[derive(Debug)]
+pub struct Stdio {
+    container: ContainerId,
+    outputs: Vec<Output>,
+    log: Option<LogFile>,
+    console: Option<Console>,
+    /// Where a client that attaches writes: a pipe, or the terminal. Kept open, so that the container
+    /// does not read an end of file.
+    input: Option<OwnedFd>,
+    wants_input: bool,
+}
+
+/// What reading came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Some,
+    Nothing,
+    End,
+}
+
+impl Stdio {
+    /// Opens the log and makes the streams; `number` tells console sockets apart.
+    pub fn open(spec: &CreateSpec, dir: &Path, number: u64, poll: &mut Poll) -> Result<(Self, Streams), Failure> {
+        let log = spec.stdio.log_path.as_deref().map(open_log).transpose()?;
+        let container = spec.container.clone();
+        let wants_input = spec.stdio.stdin;
+        let mut stdio = Self { container, outputs: Vec::new(), log, console: None, input: None, wants_input };
+        let streams = stdio.make(spec, dir, number, poll).map_err(|error| {
+            let kind = match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => ErrorKind::ResourceExhausted,
+                _ => ErrorKind::Internal,
+            };
+            failure(kind, format!("making the streams of container {}: {error}", spec.container))
+        });
+        match streams {
+            Ok(streams) => Ok((stdio, streams)),
+            Err(failure) => {
+                stdio.forget(poll);
+                Err(failure)
+            }
+        }
+    }
+
+    fn make(&mut self, spec: &CreateSpec, dir: &Path, number: u64, poll: &mut Poll) -> std::io::Result<Streams> {
+        if spec.stdio.tty {
+            let console = Console::listen(dir, number, &self.container, poll)?;
+            let console_socket = console.path().to_owned();
+            self.console = Some(console);
+            return Ok(Streams::Terminal { console_socket });
+        }
+        let stdin = if spec.stdio.stdin {
+            let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            self.input = Some(ours);
+            theirs
+        } else {
+            socket::null()?
+        };
+        let stdout = self.pipe(Stream::Stdout, poll)?;
+        let stderr = self.pipe(Stream::Stderr, poll)?;
+        Ok(Streams::Pipes { stdin, stdout, stderr })
+    }
+
+    fn pipe(&mut self, stream: Stream, poll: &mut Poll) -> std::io::Result<OwnedFd> {
+        let (ours, theirs) = output_pipe()?;
+        self.read_from(ours, stream, false, poll)?;
+        Ok(theirs)
+    }
+
+    fn read_from(&mut self, fd: OwnedFd, stream: Stream, terminal: bool, poll: &mut Poll) -> std::io::Result<()> {
+        let token = poll.add(&fd, Source::Output(self.container.clone(), stream))?;
+        self.outputs.push(Output { fd, token, lines: Lines::new(stream, terminal), stream });
+        Ok(())
+    }
+
+    /// Takes the terminal that the runtime has sent, if it has and none is here yet.
+    pub fn accept_terminal(&mut self, poll: &mut Poll) -> std::io::Result<()> {
+        let Some(console) = &mut self.console else { return Ok(()) };
+        let Some(master) = console.receive(&self.container, poll)? else { return Ok(()) };
+        if let Some(console) = self.console.take() {
+            console.close(poll);
+        }
+        rustix::io::ioctl_fionbio(&master, true)?;
+        if self.wants_input {
+            self.input = Some(rustix::io::fcntl_dupfd_cloexec(&master, 3)?);
+        }
+        self.read_from(master, Stream::Stdout, true, poll)
+    }
+
+    /// At the end of a creation: the terminal must have arrived, if one was asked for.
+    pub fn take_terminal(&mut self, poll: &mut Poll) -> Result<(), Failure> {
+        let accepted = self.accept_terminal(poll);
+        let why = match (accepted, self.console.take()) {
+            (Ok(()), None) => return Ok(()),
+            (Ok(()), Some(console)) => {
+                console.close(poll);
+                "the runtime sent no terminal".to_owned()
+            }
+            (Err(error), console) => {
+                if let Some(console) = console {
+                    console.close(poll);
+                }
+                format!("receiving the terminal: {error}")
+            }
+        };
+        Err(failure(ErrorKind::Internal, why))
+    }
+
+    /// Closes the log and opens its path anew.
+    pub fn reopen_log(&mut self) -> Result<(), Failure> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        log.reopen()
+            .map_err(|error| failure(ErrorKind::Internal, format!("reopening log {}: {error}", log.path().display())))
+    }
+
+    /// Reads a stream once.
+    fn read(&mut self, stream: Stream, poll: &mut Poll, reader: &mut Reader) -> Read {
+        let Some(index) = self.outputs.iter().position(|output| output.stream == stream) else { return Read::End };
+        let output = &mut self.outputs[index];
+        reader.input.clear();
+        reader.input.reserve(READ);
+        let read = match rustix::io::read(&output.fd, spare_capacity(&mut reader.input)) {
+            Ok(0) => Read::End,
+            Ok(_) => Read::Some,
+            Err(Errno::AGAIN | Errno::INTR) => Read::Nothing,
+            // A terminal whose other side is closed says EIO.
+            Err(Errno::IO) => Read::End,
+            Err(error) => {
+                warn!(container = %self.container, ?stream, %error, "output can no longer be read");
+                Read::End
+            }
+        };
+        if let Some(log) = &mut self.log {
+            let time = rfc3339_nano(now_ns());
+            match read {
+                Read::Some => output.lines.push(&reader.input, &time, &mut reader.log),
+                Read::End => output.lines.finish(&time, &mut reader.log),
+                Read::Nothing => {}
+            }
+            log.append(&reader.log);
+            reader.log.clear();
+            reader.log.shrink_to(KEEP);
+        }
+        if read == Read::End {
+            let output = self.outputs.swap_remove(index);
+            poll.remove(&output.fd, output.token);
+        }
+        read
+    }
+
+    /// Reads all that is there now.
+    pub fn drain(&mut self, poll: &mut Poll, reader: &mut Reader) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            for _ in 0..MAX_READS {
+                if self.read(stream, poll, reader) != Read::Some {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Reads all that is there, ends unfinished lines, closes everything.
+    pub fn close(mut self, poll: &mut Poll, reader: &mut Reader) {
+        self.drain(poll, reader);
+        if let Some(log) = &mut self.log {
+            let time = rfc3339_nano(now_ns());
+            for output in &mut self.outputs {
+                output.lines.finish(&time, &mut reader.log);
+            }
+            log.append(&reader.log);
+            reader.log.clear();
+        }
+        self.forget(poll);
+    }
+
+    fn forget(self, poll: &mut Poll) {
+        for output in &self.outputs {
+            poll.remove(&output.fd, output.token);
+        }
+        if let Some(console) = self.console {
+            console.close(poll);
+        }
+    }
+}
+
+impl Monitor {
+    /// A container has written something, or closed a stream.
+    pub(super) fn on_output(&mut self, id: &ContainerId, stream: Stream) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.stdio.read(stream, &mut self.poll, &mut self.reader);
+        }
+    }
+
+    /// A runtime wants to hand over a terminal.
+    pub(super) fn on_console(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Err(error) = container.stdio.accept_terminal(&mut self.poll) {
+            // The creation ends with "no terminal".
+            warn!(container = %id, %error, "receiving a terminal");
+        }
+    }
+}
+
+/// A pipe to read output from: our end, nonblocking, and theirs.
+pub fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+fn open_log(path: &Path) -> Result<LogFile, Failure> {
+    LogFile::open(path).map_err(|error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            std::io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
+            _ => ErrorKind::Internal,
+        };
+        failure(kind, format!("opening log {}: {error}", path.display()))
+    })
+}

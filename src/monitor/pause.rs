@@ -1,0 +1,304 @@
+//! The pause process: from a fork of the monitor to a static program in an empty root, in one go.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Gid, MemfdFlags, Mode, OFlags, SealFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
+
+use crate::sys::process::{self, Child};
+use crate::types::ErrorKind;
+use crate::wire::{Failure, PauseSpec};
+
+/// The program, compiled by build/pause.rs.
+const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
+
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// Largest seccomp filter, bytes: the kernel's limit of 4,096 instructions.
+const MAX_FILTER: u64 = 4096 * 8;
+
+/// What names a failed step.
+type Step<T> = Result<T, Failure>;
+
+/// Puts the step's name and the subject before a system error.
+fn during<T, E: Into<io::Error>>(what: &str, subject: impl AsRef<Path>, result: Result<T, E>) -> Step<T> {
+    result.map_err(|error| {
+        let error = error.into();
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::InvalidInput => ErrorKind::InvalidArgument,
+            io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => ErrorKind::ResourceExhausted,
+            _ => ErrorKind::Internal,
+        };
+        let subject = subject.as_ref();
+        let gap = if subject.as_os_str().is_empty() { "" } else { " " };
+        Failure { kind, message: format!("pause: {what}{gap}{}: {error}", subject.display()) }
+    })
+}
+
+/// Starts pause for the pod whose folder is `dir`, which serves as a mount point in pause's own mount
+/// namespace. The pipe stays empty and ends when the program runs; else it holds a [`Failure`].
+pub fn start(spec: &PauseSpec, dir: &Path) -> Step<(Child, OwnedFd)> {
+    for (name, value) in &spec.sysctls {
+        check_sysctl(spec, name, value)?;
+    }
+    // What can be prepared here is, so that the child has little left to do.
+    let program = during("preparing the program", "", program())?;
+    let filter = spec.bpf.as_deref().map(|path| during("reading filter", path, filter(path))).transpose()?;
+    let netns = spec
+        .netns
+        .as_deref()
+        .map(|path| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            during("opening network namespace", path, rustix::fs::open(path, flags, Mode::empty()))
+        })
+        .transpose()?;
+    let (unified, folders) = cgroups(&spec.cgroups)?;
+    let (told, tell) = during("making a pipe", "", pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK))?;
+
+    let mut namespaces = UnshareFlags::NEWNS;
+    namespaces.set(UnshareFlags::NEWIPC, spec.new_ipc);
+    namespaces.set(UnshareFlags::NEWUTS, spec.hostname.is_some());
+    namespaces.set(UnshareFlags::NEWPID, spec.new_pid);
+    let child = process::fork_into(namespaces, unified.as_ref().map(AsFd::as_fd), || {
+        let netns = netns.as_ref().map(AsFd::as_fd);
+        let Err(failure) = become_pause(spec, dir, &folders, netns, filter.as_deref(), program.as_fd());
+        // If even this fails, the parent sees a child that ended without a word, and says so.
+        let _ = serde_json::to_vec(&failure).map(|text| rustix::io::write(&tell, &text));
+        1
+    });
+    Ok((during("forking", "", child)?, told))
+}
+
+/// Runs in the child, up to execve.
+fn become_pause(
+    spec: &PauseSpec,
+    dir: &Path,
+    cgroups: &[PathBuf],
+    netns: Option<BorrowedFd<'_>>,
+    filter: Option<&[u8]>,
+    program: BorrowedFd<'_>,
+) -> Step<Infallible> {
+    for folder in cgroups {
+        let file = folder.join("cgroup.procs");
+        during("joining cgroup", folder, write_existing(&file, "0"))?;
+    }
+    set_oom_score(spec.oom_score_adj)?;
+    if let Some(netns) = netns {
+        let joined = rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network));
+        during("joining the network namespace", spec.netns.as_deref().unwrap_or(Path::new("")), joined)?;
+    }
+    if let Some(name) = &spec.hostname {
+        during("setting hostname", name, rustix::system::sethostname(name.as_bytes()))?;
+    }
+    for (name, value) in &spec.sysctls {
+        let file = Path::new("/proc/sys").join(name.replace('.', "/"));
+        during("setting sysctl", name, write_existing(&file, value))?;
+    }
+    during("leaving the host's file systems", "", empty_root(dir))?;
+    confine(spec, filter)?;
+    for stdio in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        during("closing", "", rustix::io::fcntl_setfd(stdio, rustix::io::FdFlags::CLOEXEC))?;
+    }
+    let none: [CString; 0] = [];
+    let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
+    match nix::unistd::execveat(program, c"", &[c"/pause"], &none, flags) {
+        Ok(never) => match never {},
+        Err(error) => during("executing", "", Err(error)),
+    }
+}
+
+/// A root of this process's own: empty, read-only, and nothing of the host behind it.
+fn empty_root(dir: &Path) -> rustix::io::Result<()> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "size", "4096")?;
+    fsconfig_set_string(&context, "nr_inodes", "1")?;
+    fsconfig_set_string(&context, "mode", "0555")?;
+    fsconfig_set_flag(&context, "ro")?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    move_mount(&root, "", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    rustix::process::fchdir(&root)?;
+    // Puts the old root on top of the new one, from where it is taken away (pivot_root(2), notes).
+    rustix::process::pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")
+}
+
+/// No capabilities, no way to get any, the user's ids, the filter.
+fn confine(spec: &PauseSpec, filter: Option<&[u8]>) -> Step<()> {
+    for capability in CapabilitySet::all().iter() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // One that this kernel does not know, nobody has.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return during("dropping capabilities", "", Err(error)),
+        }
+    }
+    let groups: Vec<Gid> = spec.groups.iter().map(|id| Gid::from_raw(*id)).collect();
+    during("setting groups", "", rustix::thread::set_thread_groups(&groups))?;
+    let (uid, gid) = (Uid::from_raw(spec.user.0), Gid::from_raw(spec.user.1));
+    during("setting the group", "", rustix::thread::set_thread_res_gid(gid, gid, gid))?;
+    during("setting the user", "", rustix::thread::set_thread_res_uid(uid, uid, uid))?;
+    during("dropping ambient capabilities", "", rustix::thread::clear_ambient_capability_set())?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    during("dropping capabilities", "", rustix::thread::set_capabilities(None, sets))?;
+    // Without this, executing a program as root would raise capabilities again, had any been left in the bounding set.
+    during("setting no_new_privs", "", rustix::thread::set_no_new_privs(true))?;
+    let unblocked = nix::sys::signal::SigSet::empty().thread_set_mask();
+    during("unblocking signals", "", unblocked)?;
+    if let Some(filter) = filter {
+        during("installing the seccomp filter", "", process::install_filter(filter))?;
+    }
+    Ok(())
+}
+
+/// Lowering the score takes CAP_SYS_RESOURCE; a pause that is somewhat likelier to be killed is no reason to fail.
+fn set_oom_score(score: i32) -> Step<()> {
+    match fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+            during("setting oom_score_adj", score.to_string(), Err(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_existing(file: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(text.as_bytes())
+}
+
+/// A sealed, executable file in memory.
+fn program() -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Before Linux 6.3 memfds are always executable and the flag is unknown.
+    let file = match rustix::fs::memfd_create("pause", flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create("pause", flags)?,
+        other => other?,
+    };
+    let file = fs::File::from(file);
+    (&file).write_all(PROGRAM)?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}
+
+fn filter(path: &Path) -> io::Result<Vec<u8>> {
+    let meta = fs::metadata(path)?;
+    if FileType::from_raw_mode(std::os::unix::fs::MetadataExt::mode(&meta)) != FileType::RegularFile
+        || meta.len() > MAX_FILTER
+    {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no compiled filter"));
+    }
+    fs::read(path)
+}
+
+/// The cgroup v2 folder to be born in, and those to join afterwards: joining takes a lock that all
+/// processes of the host share, being born somewhere does not.
+fn cgroups(folders: &[PathBuf]) -> Step<(Option<OwnedFd>, Vec<PathBuf>)> {
+    let (mut unified, mut rest) = (None, Vec::new());
+    for folder in folders {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = during("opening cgroup", folder, rustix::fs::open(folder, flags, Mode::empty()))?;
+        let system = during("opening cgroup", folder, rustix::fs::fstatfs(&opened))?;
+        if unified.is_none() && system.f_type == CGROUP2_SUPER_MAGIC {
+            unified = Some(opened);
+        } else {
+            rest.push(folder.clone());
+        }
+    }
+    Ok((unified, rest))
+}
+
+/// Refuses a sysctl that is not of the pod's own namespaces, or would leave /proc/sys.
+fn check_sysctl(spec: &PauseSpec, name: &str, value: &str) -> Step<()> {
+    let refuse = |why: &str| {
+        let kind = ErrorKind::InvalidArgument;
+        Err(Failure { kind, message: format!("sysctl {:?}: {why}", name.chars().take(80).collect::<String>()) })
+    };
+    let strange =
+        |part: &str| part.is_empty() || !part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    if name.len() > 256 || name.split('.').any(strange) {
+        return refuse("not a name");
+    }
+    if value.len() > 4096 || value.contains(['\n', '\0']) {
+        return refuse("not a value");
+    }
+    let own = match name {
+        "kernel.sem" => spec.new_ipc,
+        "kernel.hostname" | "kernel.domainname" => spec.hostname.is_some(),
+        _ if name.starts_with("net.") => spec.netns.is_some(),
+        _ if ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|start| name.starts_with(start)) => spec.new_ipc,
+        _ => false,
+    };
+    if own { Ok(()) } else { refuse("not in a namespace of the pod's own") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> PauseSpec {
+        PauseSpec {
+            netns: Some("/netns".into()),
+            new_ipc: true,
+            new_pid: false,
+            hostname: Some("h".into()),
+            sysctls: Vec::new(),
+            cgroups: Vec::new(),
+            user: (65535, 65535),
+            groups: Vec::new(),
+            bpf: None,
+            oom_score_adj: -998,
+        }
+    }
+
+    #[test]
+    fn sysctls_stay_in_the_pods_namespaces() {
+        for name in
+            ["net.ipv4.ip_forward", "kernel.shm_rmid_forced", "kernel.msgmax", "fs.mqueue.msg_max", "kernel.sem"]
+        {
+            assert!(check_sysctl(&spec(), name, "1").is_ok(), "{name}");
+        }
+        for name in [
+            "kernel.core_pattern",
+            "vm.swappiness",
+            "net..x",
+            "net.ipv4/../../x",
+            "net.../../kernel",
+            "",
+            ".",
+            "kernel.sem\n",
+        ] {
+            assert!(check_sysctl(&spec(), name, "1").is_err(), "{name}");
+        }
+        assert!(check_sysctl(&spec(), "kernel.sem", "1\n2").is_err());
+        let host = PauseSpec { netns: None, new_ipc: false, hostname: None, ..spec() };
+        for name in ["net.ipv4.ip_forward", "kernel.shmmax", "kernel.domainname"] {
+            assert!(check_sysctl(&host, name, "1").is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_program_is_tiny_and_cannot_be_written() {
+        assert!(PROGRAM.starts_with(b"\x7fELF") && PROGRAM.len() <= 4096, "{}", PROGRAM.len());
+        let file = fs::File::from(program().unwrap());
+        assert!((&file).write_all(b"x").is_err());
+        assert!(file.set_len(0).is_err());
+    }
+}

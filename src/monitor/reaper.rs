@@ -1,0 +1,155 @@
+//! The one place where children are waited for.
+//!
+//! A container's init or an exec process may end before the helper that made it has told its pid.
+//! So the ends of unknown children are kept while jobs run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+
+use tracing::{info, warn};
+
+use super::failure;
+use super::server::Monitor;
+use crate::sys::process::{self, Ended};
+use crate::types::{ContainerId, ErrorKind};
+use crate::wire::{Failure, Process};
+
+/// Ends of unknown children that are remembered.
+const MAX_EARLY: usize = 4096;
+
+/// Whose child a process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// The pod's.
+    Pause,
+    /// Helper of a job.
+    Helper(u64),
+    /// Init of a container.
+    Init(ContainerId),
+    /// Process of an exec.
+    Exec(u64),
+}
+
+/// Children that were not reaped yet, and those reaped before anybody knew them.
+#[derive(Debug, Default)]
+pub struct Children {
+    known: BTreeMap<i32, Owner>,
+    early: BTreeMap<i32, Ended>,
+    /// A helper was killed; what it had forked may be left.
+    sweep: bool,
+}
+
+impl Children {
+    /// `pid` was forked by this process itself a moment ago.
+    pub fn expect(&mut self, pid: i32, owner: Owner) {
+        self.known.insert(pid, owner);
+    }
+}
+
+/// A process that a job has made.
+#[derive(Debug)]
+pub enum Adopted {
+    /// It lives, or is not reaped yet.
+    Alive(Process, OwnedFd),
+    /// It has ended already.
+    Ended(Process, Ended),
+}
+
+impl Monitor {
+    /// Takes charge of the process with this pid, which a job has reported.
+    pub(super) fn adopt(&mut self, pid: i32, owner: Owner) -> Result<Adopted, Failure> {
+        if process::is_child(pid) {
+            let handle = process::pidfd(pid)
+                .map_err(|error| failure(ErrorKind::Internal, format!("opening process {pid}: {error}")))?;
+            self.children.known.insert(pid, owner);
+            let start_time = stat(pid).map_or(0, |(_, start_time)| start_time);
+            return Ok(Adopted::Alive(Process { pid, start_time }, handle));
+        }
+        // The check above guards against a pid that was used again.
+        match self.children.early.remove(&pid) {
+            Some(ended) => Ok(Adopted::Ended(Process { pid, start_time: 0 }, ended)),
+            None => Err(failure(ErrorKind::Internal, format!("process {pid} is no child of this monitor"))),
+        }
+    }
+
+    /// Reaps all that have ended.
+    pub(super) fn reap(&mut self) {
+        loop {
+            let ended = match process::reap() {
+                Ok(Some(ended)) => ended,
+                Ok(None) => break,
+                Err(error) => return warn!(%error, "waiting for children"),
+            };
+            match self.children.known.remove(&ended.pid) {
+                Some(Owner::Pause) => self.on_pause_ended(ended),
+                Some(Owner::Helper(job)) => self.on_helper_ended(job, ended),
+                Some(Owner::Init(container)) => self.on_init_ended(&container, ended),
+                Some(Owner::Exec(exec)) => self.on_exec_ended(exec, ended),
+                None if self.jobs.is_empty() || self.children.early.len() >= MAX_EARLY => {}
+                None => {
+                    self.children.early.insert(ended.pid, ended);
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// A helper was killed in the middle of its work.
+    pub(super) fn sweep_later(&mut self) {
+        self.children.sweep = true;
+    }
+
+    /// Once no job runs, unknown children can be told apart: nobody will ask for early ends, and what
+    /// sits in this process's own cgroups is a helper's offspring. (A container without a PID namespace
+    /// of its own may leave us orphans, too. They sit in its cgroup, and are none of our business
+    /// until it ends.)
+    pub(super) fn settle(&mut self) {
+        if !self.jobs.is_empty() {
+            return;
+        }
+        self.children.early.clear();
+        if !std::mem::take(&mut self.children.sweep) {
+            return;
+        }
+        let (Ok(own), Ok(children)) =
+            (fs::read_to_string("/proc/self/cgroup"), fs::read_to_string("/proc/thread-self/children"))
+        else {
+            return warn!("cannot look for what killed helpers left");
+        };
+        let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+        for pid in children.filter(|pid| !self.children.known.contains_key(pid)) {
+            if fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup == own) {
+                info!(pid, "killing what a helper left");
+                // It is our child and not reaped, so the pid is its own.
+                let _ = process::pidfd(pid).and_then(|handle| process::signal(handle, libc::SIGKILL));
+            }
+        }
+    }
+}
+
+/// State letter and start time of a process, from /proc/PID/stat.
+pub fn stat(pid: i32) -> Option<(u8, u64)> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The program's name, in parentheses, may hold anything, parentheses and spaces too.
+fn parse_stat(text: &str) -> Option<(u8, u64)> {
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_survives_hostile_names() {
+        let text = "42 (a) Z (b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10";
+        assert_eq!(parse_stat(text), Some((b'S', 987_654)));
+        assert_eq!(parse_stat("42 (x) S 1"), None);
+        assert_eq!(parse_stat(""), None);
+        assert!(stat(i32::try_from(std::process::id()).unwrap()).is_some_and(|(state, _)| b"RS".contains(&state)));
+    }
+}
