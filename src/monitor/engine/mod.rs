@@ -1,0 +1,116 @@
+//! Containers made and unmade: by libcontainer in a forked helper ([`youki`]), or by an OCI runtime
+//! binary that the helper runs ([`oci`]).
+//!
+//! ```text
+//! create ── fork ── helper: own mount namespace, overlay + staged mounts, hygiene
+//!    │                 ├─ youki: libcontainer build() ── init (the monitor's child), waits
+//!    │                 └─ oci:   BIN create            ── init (adopted by the monitor), waits
+//! start ───────────── youki: a word on init's socket ── Executor ── execve, or why not by ExecStatus
+//! exec ─── fork ── helper ── the process (the monitor's child)
+//! delete ─ fork ── helper: kill, cgroups, state; from any half-done state, any number of times
+//! ```
+//!
+//! Every operation is a [`Job`]: the monitor waits for the end of its `result` pipe and, if it has a
+//! helper, for that to be reaped, then calls [`Job::conclude`]. Processes that are reaped meanwhile
+//! and are not known are libcontainer's intermediates.
+//!
+//! Architecture Invariant: single-threaded; no function here blocks for longer than a fork takes,
+//! except in helpers.
+
+mod capture;
+mod cgroup;
+mod executor;
+mod hygiene;
+mod job;
+mod oci;
+mod passwd;
+mod rootfs;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod youki;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::types::ErrorKind;
+use crate::wire::{self, CreateSpec, Engine, ExecSpec, Failure};
+
+pub use job::{Job, Outcome};
+
+/// Where a process's input and output go. These are the process's ends, none of them 0, 1 or 2 of
+/// the monitor.
+#[derive(Debug)]
+pub enum Streams {
+    /// Three pipes (or /dev/null).
+    Pipes {
+        /// Read end.
+        stdin: OwnedFd,
+        /// Write end.
+        stdout: OwnedFd,
+        /// Write end.
+        stderr: OwnedFd,
+    },
+    /// A terminal; its master side is sent (SCM_RIGHTS) to whoever listens on this socket.
+    Terminal {
+        /// Unix socket, listening.
+        console_socket: PathBuf,
+    },
+}
+
+/// Kept from create to start: tells whether init's execve took place. The read end, non-blocking.
+#[derive(Debug)]
+pub struct ExecStatus(pub OwnedFd);
+
+/// Creates a container up to, not including, its first instruction. The job's outcome is
+/// [`Outcome::Process`] with init's pid on the host.
+pub fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, Option<ExecStatus>), Failure> {
+    match &spec.engine {
+        Engine::Youki { .. } => youki::create(spec, streams).map(|(job, status)| (job, Some(status))),
+        Engine::Oci { .. } => oci::create(spec, streams).map(|job| (job, None)),
+    }
+}
+
+/// Lets a created container run. [`Outcome::Done`] once its program runs; a failure says why it
+/// cannot, and then init has ended, with 127 (no such program), 126 (cannot be executed), or as it
+/// was killed.
+pub fn start(spec: &CreateSpec, status: Option<ExecStatus>) -> Result<Job, Failure> {
+    match (&spec.engine, status) {
+        (Engine::Youki { root, .. }, Some(status)) => youki::start(spec, root, status),
+        (Engine::Youki { .. }, None) => {
+            Err(failure(ErrorKind::FailedPrecondition, "the container was started already, or never created"))
+        }
+        (Engine::Oci { .. }, _) => oci::start(spec),
+    }
+}
+
+/// Runs a process in a container whose init is `init`. [`Outcome::Process`] with its pid on the
+/// host, once its program runs.
+pub fn exec(create: &CreateSpec, init: wire::Process, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
+    match &create.engine {
+        Engine::Youki { root, .. } => youki::exec(create, root, init, exec, streams),
+        Engine::Oci { .. } => oci::exec(create, exec, streams),
+    }
+}
+
+/// Kills what is left of a container and removes its cgroups and the runtime's state.
+/// [`Outcome::Done`] also if there is nothing; undoes a half-done create, too.
+pub fn delete(create: &CreateSpec) -> Result<Job, Failure> {
+    match &create.engine {
+        Engine::Youki { .. } => youki::delete(create),
+        Engine::Oci { .. } => oci::delete(create),
+    }
+}
+
+/// A failure with a message for people.
+fn failure(kind: ErrorKind, message: impl Into<String>) -> Failure {
+    Failure { kind, message: message.into() }
+}
+
+/// Names what was attempted when `result` is an error.
+fn attempt<T, E: std::error::Error + 'static>(
+    result: Result<T, E>,
+    what: impl FnOnce() -> String,
+) -> Result<T, Failure> {
+    result.map_err(|error| failure(ErrorKind::Internal, format!("{}: {}", what(), crate::types::chain(&error))))
+}
