@@ -57,6 +57,12 @@ pub fn close_all_except(keep: &[RawFd]) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
+/// Closes one descriptor by its number, under the same condition.
+pub fn close(fd: RawFd) {
+    // SAFETY: closes a descriptor only; the caller promises that nobody uses it any more.
+    unsafe { libc::close(fd) };
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: closes descriptors only; the caller promises that nobody uses them any more.
     match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {

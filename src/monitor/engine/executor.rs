@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -43,7 +43,7 @@ pub(super) struct Confined {
     env: RefCell<Vec<CString>>,
     path: String,
     cwd: std::path::PathBuf,
-    create_cwd: bool,
+    init: Option<RawFd>,
     uid: u32,
     capabilities: Capabilities,
     no_new_privs: bool,
@@ -61,12 +61,10 @@ struct Label {
 
 impl Confined {
     /// Reads the filter; `status` is the write end of a close-on-exec pipe, see [`super::ExecStatus`].
-    /// A missing working directory is made if `create_cwd`.
     pub(super) fn new(
         program: Program,
         confinement: &Confinement,
         own_bounding: u64,
-        create_cwd: bool,
         status: OwnedFd,
     ) -> Result<Self, Failure> {
         let filter = match &confinement.bpf {
@@ -94,7 +92,7 @@ impl Confined {
             args: c_strings(&program.args, "an argument")?,
             env: RefCell::new(c_strings(&program.env, "a variable of the environment")?),
             cwd: program.cwd,
-            create_cwd,
+            init: None,
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
             no_new_privs: confinement.no_new_privs,
@@ -102,6 +100,12 @@ impl Confined {
             label,
             status: Rc::new(status),
         })
+    }
+
+    /// For an init process: a missing working directory is made, and `result`, the helper's pipe, is
+    /// closed before init goes to wait for its start.
+    pub(super) fn for_init(self, result: RawFd) -> Self {
+        Self { init: Some(result), ..self }
     }
 
     fn status(&self) -> BorrowedFd<'_> {
@@ -163,7 +167,7 @@ impl Confined {
     fn enter_cwd(&self) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty())?;
-        let folder = if self.create_cwd {
+        let folder = if self.init.is_some() {
             rootfs::make_folder(&root, &self.cwd)?
         } else {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -181,6 +185,9 @@ impl Confined {
 impl Executor for Confined {
     /// Before the container counts as created.
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        if let Some(result) = self.init {
+            fork::close(result);
+        }
         self.enter_cwd().map_err(|error| {
             ExecutorValidationError::ArgValidationError(format!("working directory {:?}: {error}", self.cwd))
         })

@@ -81,15 +81,17 @@ pub(super) fn exec_status(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Forks a helper that does `work` and sends its result. All descriptors but 0 to 2 and `keep` are
+/// Forks a helper that does `work` and sends its result. `work` gets the number of the result pipe:
+/// a process that it leaves behind without execve must close it, or the result would have no end.
+/// All descriptors but 0 to 2 and `keep` are
 /// closed in it: those of other containers in this monitor must not reach this one, not even until
 /// its execve. Nothing that the caller holds is dropped in the helper.
-pub(super) fn spawn(keep: &[RawFd], work: impl FnOnce() -> Result<Outcome, Failure>) -> Result<Job, Failure> {
+pub(super) fn spawn(keep: &[RawFd], work: impl FnOnce(RawFd) -> Result<Outcome, Failure>) -> Result<Job, Failure> {
     let (read, write) = attempt(result_pipe(), || "a pipe for the helper".to_owned())?;
     let keep: Vec<RawFd> = keep.iter().copied().chain([0, 1, 2, write.as_raw_fd()]).collect();
     let body = || {
         let result = match fork::close_all_except(&keep) {
-            Ok(()) => work(),
+            Ok(()) => work(write.as_raw_fd()),
             Err(error) => Err(failure(ErrorKind::Internal, format!("closing descriptors: {error}"))),
         };
         i32::from(send(&write, result).is_err())

@@ -22,7 +22,7 @@ const MAX_FILE: u64 = 64 << 10;
 
 /// See [`super::create`].
 pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure> {
-    job::spawn(&stream_fds(&streams), || {
+    job::spawn(&stream_fds(&streams), |_| {
         let call = Call::new(spec)?;
         let own = Own::read()?;
         let mut config = spec::load(&spec.bundle)?;
@@ -45,7 +45,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
 
 /// See [`super::start`].
 pub(super) fn start(spec: &CreateSpec) -> Result<Job, Failure> {
-    job::spawn(&[], || {
+    job::spawn(&[], |_| {
         let call = Call::new(spec)?;
         call.run(quiet(call.command("start")).arg(spec.container.as_str()))?;
         Ok(Outcome::Done)
@@ -54,7 +54,7 @@ pub(super) fn start(spec: &CreateSpec) -> Result<Job, Failure> {
 
 /// See [`super::exec`].
 pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
-    job::spawn(&stream_fds(&streams), || {
+    job::spawn(&stream_fds(&streams), |_| {
         let call = Call::new(create)?;
         let own = Own::read()?;
         let mut process = exec.process.clone();
@@ -76,7 +76,7 @@ pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Re
 
 /// See [`super::delete`].
 pub(super) fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
-    job::spawn(&[], || {
+    job::spawn(&[], |_| {
         // First ours: the binaries wait in steps of 100 ms for what they have killed.
         let killed = cgroup::destroy(&spec.cgroups);
         let call = Call::new(spec)?;

@@ -35,7 +35,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
     let (status, write) = attempt(job::result_pipe(), || "a pipe for the start".to_owned())?;
     let mut keep = stream_fds(&streams);
     keep.push(write.as_raw_fd());
-    let job = job::spawn(&keep, || {
+    let job = job::spawn(&keep, |result| {
         let own = Own::read()?;
         let mut config = spec::load(&spec.bundle)?;
         let program = spec::for_libcontainer(&mut config, spec, own)?;
@@ -49,7 +49,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
             let root = rustix::fs::open(&spec.rootfs.mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
             let _ = root.map_err(io::Error::from).and_then(|root| rootfs::make_folder(&root, &program.cwd));
         }
-        let executor = Confined::new(program, &spec.confinement, own.bounding, true, write)?;
+        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?.for_init(result);
         let (root, systemd) = settings(&spec.engine)?;
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
@@ -84,7 +84,7 @@ pub(super) fn start(spec: &CreateSpec, root: &Path, status: ExecStatus) -> Resul
         return Ok(Job::exec_status(status.0));
     }
     let read = status.0;
-    job::spawn(&[read.as_raw_fd()], || {
+    job::spawn(&[read.as_raw_fd()], |_| {
         captured(|| Container::load(folder)?.start())?;
         conclude_exec(&read).map(|()| Outcome::Done)
     })
@@ -102,10 +102,10 @@ pub(super) fn exec(
     let own = Own::read()?;
     let program = spec::split(&mut process, own)?;
     let folder = root.join(create.container.as_str());
-    job::spawn(&stream_fds(&streams), move || {
+    job::spawn(&stream_fds(&streams), move |_| {
         let (read, write) = attempt(job::result_pipe(), || "a pipe for the start".to_owned())?;
         hygiene::shed(init_oom_score_adj(init.pid).unwrap_or(program.oom_score_adj))?;
-        let executor = Confined::new(program, &exec.confinement, own.bounding, false, write)?;
+        let executor = Confined::new(program, &exec.confinement, own.bounding, write)?;
         let room = attempt(Room::new(&folder, create.container.as_str()), || format!("preparing exec in {folder:?}"))?;
         let file = room.path.join("process.json");
         spec::save(&file, &process)?;
@@ -149,7 +149,7 @@ impl Drop for Room {
 
 /// See [`super::delete`].
 pub(super) fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
-    job::spawn(&[], || {
+    job::spawn(&[], |_| {
         let (root, systemd) = settings(&spec.engine)?;
         let folder = root.join(spec.container.as_str());
         let killed = cgroup::destroy(&spec.cgroups);
