@@ -3,3 +3,8 @@
 pub mod async_fd;
 pub mod netns;
 pub mod process;
+pub mod caps;
+pub mod exec;
+pub mod fork;
+pub mod mounts;
+pub mod seccomp;

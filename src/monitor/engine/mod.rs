@@ -1,84 +1,116 @@
-//! Who makes containers: an interface of jobs that run in helpers. Nothing is built in yet.
+//! Containers made and unmade: by libcontainer in a forked helper ([`youki`]), or by an OCI runtime
+//! binary that the helper runs ([`oci`]).
+//!
+//! ```text
+//! create ── fork ── helper: own mount namespace, overlay + staged mounts, hygiene
+//!    │                 ├─ youki: libcontainer build() ── init (the monitor's child), waits
+//!    │                 └─ oci:   BIN create            ── init (adopted by the monitor), waits
+//! start ───────────── youki: a word on init's socket ── Executor ── execve, or why not by ExecStatus
+//! exec ─── fork ── helper ── the process (the monitor's child)
+//! delete ─ fork ── helper: kill, cgroups, state; from any half-done state, any number of times
+//! ```
+//!
+//! Every operation is a [`Job`]: the monitor waits for the end of its `result` pipe and, if it has a
+//! helper, for that to be reaped, then calls [`Job::conclude`]. Processes that are reaped meanwhile
+//! and are not known are libcontainer's intermediates.
+//!
+//! Architecture Invariant: single-threaded; no function here blocks for longer than a fork takes,
+//! except in helpers.
+
+mod capture;
+mod cgroup;
+mod executor;
+mod hygiene;
+mod job;
+mod oci;
+mod passwd;
+mod rootfs;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod youki;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::types::ErrorKind;
-use crate::wire::{CreateSpec, ExecSpec, Failure, Process};
+use crate::wire::{self, CreateSpec, Engine, ExecSpec, Failure};
 
-/// The child's ends of its standard streams.
+pub use job::{Job, Outcome};
+
+/// Where a process's input and output go. These are the process's ends, none of them 0, 1 or 2 of
+/// the monitor.
 #[derive(Debug)]
 pub enum Streams {
-    /// Three descriptors.
+    /// Three pipes (or /dev/null).
     Pipes {
-        /// Input.
+        /// Read end.
         stdin: OwnedFd,
-        /// Output.
+        /// Write end.
         stdout: OwnedFd,
-        /// Errors.
+        /// Write end.
         stderr: OwnedFd,
     },
-    /// A terminal, whose master is to be sent to the Unix socket at this path.
+    /// A terminal; its master side is sent (SCM_RIGHTS) to whoever listens on this socket.
     Terminal {
-        /// Who is waiting there for it.
+        /// Unix socket, listening.
         console_socket: PathBuf,
     },
 }
 
-/// A running helper. Its result is a JSON `Result<Outcome, Failure>` on `result`, ended by EOF.
-#[derive(Debug)]
-pub struct Job {
-    /// Child of the monitor to be reaped.
-    pub helper: Option<i32>,
-    /// Nonblocking read end.
-    pub result: OwnedFd,
-}
-
-/// What a job came to.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Host pid of a process that is the monitor's child.
-    Process(i32),
-    /// Nothing to tell.
-    Done,
-}
-
-/// Kept from create to start.
+/// Kept from create to start: tells whether init's execve took place. The read end, non-blocking.
 #[derive(Debug)]
 pub struct ExecStatus(pub OwnedFd);
 
-impl Job {
-    /// After `result` ended with `bytes` and the helper, if any, was reaped with this wait status.
-    pub fn conclude(self, bytes: &[u8], status: Option<i32>) -> Result<Outcome, Failure> {
-        let _ = (bytes, status);
-        missing()
+/// Creates a container up to, not including, its first instruction. The job's outcome is
+/// [`Outcome::Process`] with init's pid on the host.
+pub fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, Option<ExecStatus>), Failure> {
+    match &spec.engine {
+        Engine::Youki { .. } => youki::create(spec, streams).map(|(job, status)| (job, Some(status))),
+        Engine::Oci { .. } => oci::create(spec, streams).map(|job| (job, None)),
     }
 }
 
-/// Makes a container, up to its first instruction.
-pub fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, Option<ExecStatus>), Failure> {
-    let _ = (spec, streams);
-    missing()
-}
-
-/// Lets it run.
+/// Lets a created container run. [`Outcome::Done`] once its program runs; a failure says why it
+/// cannot, and then init has ended, with 127 (no such program), 126 (cannot be executed), or as it
+/// was killed.
 pub fn start(spec: &CreateSpec, status: Option<ExecStatus>) -> Result<Job, Failure> {
-    let _ = (spec, status);
-    missing()
+    match (&spec.engine, status) {
+        (Engine::Youki { root, .. }, Some(status)) => youki::start(spec, root, status),
+        (Engine::Youki { .. }, None) => {
+            Err(failure(ErrorKind::FailedPrecondition, "the container was started already, or never created"))
+        }
+        (Engine::Oci { .. }, _) => oci::start(spec),
+    }
 }
 
-/// Runs a process in it.
-pub fn exec(create: &CreateSpec, init: Process, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
-    let _ = (create, init, exec, streams);
-    missing()
+/// Runs a process in a container whose init is `init`. [`Outcome::Process`] with its pid on the
+/// host, once its program runs.
+pub fn exec(create: &CreateSpec, init: wire::Process, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
+    match &create.engine {
+        Engine::Youki { root, .. } => youki::exec(create, root, init, exec, streams),
+        Engine::Oci { .. } => oci::exec(create, exec, streams),
+    }
 }
 
-/// Removes it, also one half made.
+/// Kills what is left of a container and removes its cgroups and the runtime's state.
+/// [`Outcome::Done`] also if there is nothing; undoes a half-done create, too.
 pub fn delete(create: &CreateSpec) -> Result<Job, Failure> {
-    let _ = create;
-    missing()
+    match &create.engine {
+        Engine::Youki { .. } => youki::delete(create),
+        Engine::Oci { .. } => oci::delete(create),
+    }
 }
 
-fn missing<T>() -> Result<T, Failure> {
-    Err(Failure { kind: ErrorKind::Unimplemented, message: "this monitor has no engine for containers".to_owned() })
+/// A failure with a message for people.
+fn failure(kind: ErrorKind, message: impl Into<String>) -> Failure {
+    Failure { kind, message: message.into() }
+}
+
+/// Names what was attempted when `result` is an error.
+fn attempt<T, E: std::error::Error + 'static>(
+    result: Result<T, E>,
+    what: impl FnOnce() -> String,
+) -> Result<T, Failure> {
+    result.map_err(|error| failure(ErrorKind::Internal, format!("{}: {}", what(), crate::types::chain(&error))))
 }

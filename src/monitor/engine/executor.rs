@@ -1,0 +1,311 @@
+//! The last thing that happens before a container's program runs, in init and in exec processes.
+//!
+//! Architecture Invariant: this is the security boundary. libcontainer has set namespaces, mounts,
+//! ids and groups by then, and left us every capability; whatever is to be given up is given up
+//! here, in this order, and any failure ends the process:
+//!
+//! 1. signals at their defaults; the LSM label for the next execve
+//! 2. the bounding set (needs CAP_SETPCAP)
+//! 3. without no_new_privs: the seccomp filter (needs CAP_SYS_ADMIN), then the capability sets
+//!    with it: the capability sets, then the filter, so that the filter may forbid even those calls
+//! 4. execve, by PATH of the program's own environment
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::job::ALIVE;
+use super::spec::Program;
+use super::{attempt, failure, passwd, rootfs};
+use crate::sys::{caps, exec, fork, mounts, seccomp};
+use crate::types::ErrorKind;
+use crate::wire::{Capabilities, Confinement, Failure};
+
+/// Where programs are looked up when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Exit codes as shells have them.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+
+/// Runs a program confined. Clones share the status pipe.
+#[derive(Clone)]
+pub(super) struct Confined {
+    args: Vec<CString>,
+    name: String,
+    env: RefCell<Vec<CString>>,
+    path: String,
+    cwd: std::path::PathBuf,
+    init: Option<RawFd>,
+    uid: u32,
+    capabilities: Capabilities,
+    no_new_privs: bool,
+    filter: Option<Rc<[u8]>>,
+    label: Option<Label>,
+    status: Rc<OwnedFd>,
+}
+
+#[derive(Clone)]
+struct Label {
+    /// Files under /proc/self/attr, the first that exists is used.
+    files: &'static [&'static str],
+    text: String,
+}
+
+impl Confined {
+    /// Reads the filter; `status` is the write end of a close-on-exec pipe, see [`super::ExecStatus`].
+    pub(super) fn new(
+        program: Program,
+        confinement: &Confinement,
+        own_bounding: u64,
+        status: OwnedFd,
+    ) -> Result<Self, Failure> {
+        let filter = match &confinement.bpf {
+            None => None,
+            Some(path) => {
+                let filter = attempt(std::fs::read(path), || format!("reading the seccomp filter {path:?}"))?;
+                // Better no container than one that fails late, or runs without its filter.
+                if filter.is_empty() || filter.len() % 8 != 0 || filter.len() > seccomp::MAX_FILTER {
+                    return Err(failure(ErrorKind::Internal, format!("{path:?} holds no seccomp filter")));
+                }
+                Some(Rc::from(filter))
+            }
+        };
+        let label = match (&confinement.selinux_label, &confinement.apparmor_profile) {
+            (Some(label), _) if !label.is_empty() => Some(Label { files: &["exec"], text: label.clone() }),
+            (_, Some(profile)) if !profile.is_empty() => {
+                Some(Label { files: &["apparmor/exec", "exec"], text: format!("exec {profile}") })
+            }
+            _ => None,
+        };
+        let path = program.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+        Ok(Self {
+            path: path.unwrap_or(DEFAULT_PATH).to_owned(),
+            name: program.args.first().cloned().unwrap_or_default(),
+            args: c_strings(&program.args, "an argument")?,
+            env: RefCell::new(c_strings(&program.env, "a variable of the environment")?),
+            cwd: program.cwd,
+            init: None,
+            uid: program.uid,
+            capabilities: limited(confinement.capabilities, own_bounding),
+            no_new_privs: confinement.no_new_privs,
+            filter,
+            label,
+            status: Rc::new(status),
+        })
+    }
+
+    /// For an init process: a missing working directory is made, and `result`, the helper's pipe, is
+    /// closed before init goes to wait for its start.
+    pub(super) fn for_init(self, result: RawFd) -> Self {
+        Self { init: Some(result), ..self }
+    }
+
+    fn status(&self) -> BorrowedFd<'_> {
+        self.status.as_fd()
+    }
+
+    /// Steps 1 to 3.
+    fn confine(&self) -> Result<(), Failure> {
+        let kernel =
+            |what: &'static str| move |error: io::Error| failure(ErrorKind::Internal, format!("{what}: {error}"));
+        exec::reset_signals().map_err(kernel("resetting signals"))?;
+        if let Some(label) = &self.label {
+            apply_label(label).map_err(kernel("setting the security label"))?;
+        }
+        caps::limit_bounding(self.capabilities.bounding).map_err(kernel("limiting the bounding set"))?;
+        if self.no_new_privs {
+            rustix::thread::set_no_new_privs(true).map_err(|errno| kernel("no_new_privs")(errno.into()))?;
+            self.limit().map_err(kernel("setting capabilities"))?;
+            self.load_filter().map_err(kernel("loading the seccomp filter"))
+        } else {
+            self.load_filter().map_err(kernel("loading the seccomp filter"))?;
+            self.limit().map_err(kernel("setting capabilities"))
+        }
+    }
+
+    fn limit(&self) -> io::Result<()> {
+        let Capabilities { permitted, effective, inheritable, ambient, .. } = self.capabilities;
+        caps::set(effective, permitted, inheritable)?;
+        caps::set_ambient(ambient)
+    }
+
+    fn load_filter(&self) -> io::Result<()> {
+        self.filter.as_deref().map_or(Ok(()), seccomp::load_filter)
+    }
+
+    /// Step 4. Returns with the reason and the exit code it asks for.
+    fn execute(&self) -> (Failure, i32) {
+        let env = self.env.borrow();
+        let run =
+            |path: &str| CString::new(path).map_or_else(io::Error::from, |path| exec::execve(&path, &self.args, &env));
+        if self.name.contains('/') {
+            return explain(&self.name, &run(&self.name), Path::new(&self.name).exists(), false);
+        }
+        // As execvp does: what is not there or may not be executed is passed over, anything else is final.
+        let (mut reason, mut seen) = (io::Error::from_raw_os_error(libc::ENOENT), false);
+        for folder in self.path.split(':') {
+            let candidate = Path::new(if folder.is_empty() { "." } else { folder }).join(&self.name);
+            let error = run(&candidate.to_string_lossy());
+            match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) if !candidate.exists() => {}
+                Some(libc::EACCES | libc::ENOENT) => (reason, seen) = (error, true),
+                _ => return explain(&self.name, &error, true, true),
+            }
+        }
+        explain(&self.name, &reason, seen, true)
+    }
+
+    /// Makes and enters the working directory, inside the container, still privileged.
+    fn enter_cwd(&self) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty())?;
+        let folder = if self.init.is_some() {
+            rootfs::make_folder(&root, &self.cwd)?
+        } else {
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            rustix::fs::openat2(&root, &self.cwd, flags, Mode::empty(), resolve)?
+        };
+        rustix::process::fchdir(&folder)?;
+        // The kernel marks a folder that is out of this root.
+        match rustix::process::getcwd(Vec::new())?.to_bytes().first() {
+            Some(b'/') => Ok(()),
+            _ => Err(io::Error::other("it lies outside of the container")),
+        }
+    }
+}
+
+impl Executor for Confined {
+    /// Before the container counts as created.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        if let Some(result) = self.init {
+            fork::close(result);
+        }
+        self.enter_cwd().map_err(|error| {
+            ExecutorValidationError::ArgValidationError(format!("working directory {:?}: {error}", self.cwd))
+        })
+    }
+
+    /// libcontainer's view of the environment is unordered and not the program's; ours gets a HOME.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        let mut env = self.env.borrow_mut();
+        if !env.iter().any(|entry| entry.to_bytes().strip_prefix(b"HOME=").is_some_and(|home| !home.is_empty())) {
+            env.retain(|entry| entry.to_bytes() != b"HOME=");
+            let home = CString::new(format!("HOME={}", passwd::home(self.uid)));
+            env.push(home.map_err(|_| ExecutorSetEnvsError::Other("HOME".to_owned()))?);
+        }
+        Ok(())
+    }
+
+    /// Never returns: libcontainer would only make its own end of it.
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        let _ = rustix::io::write(self.status(), &[ALIVE]);
+        let (failure, code) = match self.confine() {
+            Ok(()) => self.execute(),
+            Err(failure) => (failure, NOT_EXECUTABLE),
+        };
+        if let Ok(text) = serde_json::to_vec(&failure) {
+            let _ = rustix::io::write(self.status(), &text);
+        }
+        fork::exit_now(code)
+    }
+}
+
+/// A program that cannot be run, in the words that users of other runtimes know.
+fn explain(name: &str, error: &io::Error, exists: bool, searched: bool) -> (Failure, i32) {
+    let (kind, reason, code) = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) if !exists && searched => {
+            (ErrorKind::NotFound, "executable file not found in $PATH".to_owned(), NOT_FOUND)
+        }
+        Some(libc::ENOENT | libc::ENOTDIR) if !exists => {
+            (ErrorKind::NotFound, "no such file or directory".to_owned(), NOT_FOUND)
+        }
+        Some(libc::ENOENT) => {
+            (ErrorKind::NotFound, "the interpreter or loader that it names does not exist".to_owned(), NOT_FOUND)
+        }
+        Some(libc::EACCES) => (ErrorKind::PermissionDenied, "permission denied".to_owned(), NOT_EXECUTABLE),
+        Some(libc::ENOEXEC) => (ErrorKind::InvalidArgument, "exec format error".to_owned(), NOT_EXECUTABLE),
+        _ => (ErrorKind::Internal, error.to_string(), NOT_EXECUTABLE),
+    };
+    (failure(kind, format!("exec: {name:?}: {reason}")), code)
+}
+
+/// Nobody gives what he does not have; the kernel refuses sets that are not nested.
+fn limited(wanted: Capabilities, own: u64) -> Capabilities {
+    let permitted = wanted.permitted & own;
+    let inheritable = wanted.inheritable & own;
+    Capabilities {
+        bounding: wanted.bounding & own,
+        permitted,
+        effective: wanted.effective & permitted,
+        inheritable,
+        ambient: wanted.ambient & permitted & inheritable,
+    }
+}
+
+/// Written by way of a /proc of our own: the container's may be covered by anything.
+fn apply_label(label: &Label) -> io::Result<()> {
+    let proc = mounts::private_proc()?;
+    let myself =
+        rustix::fs::openat(&proc, "self/attr", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for file in label.files {
+        match rustix::fs::openat(&myself, *file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => return std::fs::File::from(fd).write_all(label.text.as_bytes()),
+            Err(errno) => last = errno.into(),
+        }
+    }
+    Err(last)
+}
+
+fn c_strings(texts: &[String], what: &str) -> Result<Vec<CString>, Failure> {
+    let convert = |text: &String| CString::new(text.as_str());
+    let converted: Result<Vec<_>, _> = texts.iter().map(convert).collect();
+    converted.map_err(|_| failure(ErrorKind::InvalidArgument, format!("{what} has a NUL byte")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_stay_nested_and_within_our_own() {
+        let wanted = Capabilities {
+            bounding: 0b1111,
+            permitted: 0b0111,
+            effective: 0b1111,
+            inheritable: 0b0110,
+            ambient: 0b1111,
+        };
+        let got = limited(wanted, 0b1011);
+        let want = Capabilities {
+            bounding: 0b1011,
+            permitted: 0b0011,
+            effective: 0b0011,
+            inheritable: 0b0010,
+            ambient: 0b0010,
+        };
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn reasons_are_those_that_users_know() {
+        let error = |errno| io::Error::from_raw_os_error(errno);
+        for (errno, exists, searched, want, code) in [
+            (libc::ENOENT, false, true, r#"exec: "x": executable file not found in $PATH"#, 127),
+            (libc::ENOENT, false, false, r#"exec: "x": no such file or directory"#, 127),
+            (libc::EACCES, true, true, r#"exec: "x": permission denied"#, 126),
+            (libc::ENOEXEC, true, true, r#"exec: "x": exec format error"#, 126),
+        ] {
+            let (failure, got) = explain("x", &error(errno), exists, searched);
+            assert_eq!((failure.message.as_str(), got), (want, code));
+        }
+    }
+}

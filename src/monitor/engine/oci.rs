@@ -1,0 +1,225 @@
+//! Containers by an OCI runtime binary, which a forked helper runs with runc's command line.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+
+use super::job::{self, Outcome};
+use super::spec::{self, Own};
+use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs};
+use crate::types::ErrorKind;
+use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
+
+/// Folder in the bundle for what passes between us and the binary.
+const FOLDER: &str = "oci";
+/// Most bytes read of a log or a pid file.
+const MAX_FILE: u64 = 64 << 10;
+
+/// See [`super::create`].
+pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure> {
+    job::spawn(&stream_fds(&streams), |_| {
+        let call = Call::new(spec)?;
+        let own = Own::read()?;
+        let mut config = spec::load(&spec.bundle)?;
+        let mut bundle = spec.bundle.clone();
+        if config.get_mut("process").is_some_and(|process| spec::fit(process, own)) {
+            tracing::warn!(container = %spec.container, "the container goes without what this machine does not permit");
+            bundle = call.folder.clone();
+            spec::save(&bundle.join("config.json"), &config)?;
+        }
+        hygiene::shed(own.oom_score_adj)?;
+        rootfs::prepare(spec)?;
+        let pid_file = call.folder.join("init.pid");
+        let mut command = call.command("create");
+        command.arg("--bundle").arg(bundle).arg("--pid-file").arg(&pid_file);
+        set_streams(&mut command, streams);
+        call.run(command.arg(spec.container.as_str()))?;
+        read_pid(&pid_file).map(Outcome::Process)
+    })
+}
+
+/// See [`super::start`].
+pub(super) fn start(spec: &CreateSpec) -> Result<Job, Failure> {
+    job::spawn(&[], |_| {
+        let call = Call::new(spec)?;
+        call.run(quiet(call.command("start")).arg(spec.container.as_str()))?;
+        Ok(Outcome::Done)
+    })
+}
+
+/// See [`super::exec`].
+pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
+    job::spawn(&stream_fds(&streams), |_| {
+        let call = Call::new(create)?;
+        let own = Own::read()?;
+        let mut process = exec.process.clone();
+        spec::fit(&mut process, own);
+        hygiene::shed(own.oom_score_adj)?;
+        let name = |kind| call.folder.join(format!("exec-{}.{kind}", std::process::id()));
+        let (process_file, pid_file) = (name("json"), name("pid"));
+        spec::save(&process_file, &process)?;
+        let mut command = call.command("exec");
+        command.arg("--detach").arg("--process").arg(&process_file).arg("--pid-file").arg(&pid_file);
+        set_streams(&mut command, streams);
+        let result = call.run(command.arg(create.container.as_str())).and_then(|()| read_pid(&pid_file));
+        for file in [&process_file, &pid_file] {
+            let _ = fs::remove_file(file);
+        }
+        result.map(Outcome::Process)
+    })
+}
+
+/// See [`super::delete`].
+pub(super) fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
+    job::spawn(&[], |_| {
+        // First ours: the binaries wait in steps of 100 ms for what they have killed.
+        let killed = cgroup::destroy(&spec.cgroups);
+        let call = Call::new(spec)?;
+        let known = call.root.join(spec.container.as_str()).exists() || call.has_state_by_other_names(spec);
+        let deleted = match known {
+            true => call.run(quiet(call.command("delete")).arg("--force").arg(spec.container.as_str())),
+            false => Ok(()),
+        };
+        let removed = cgroup::destroy(&spec.cgroups);
+        let _ = fs::remove_dir_all(&call.folder);
+        deleted.and(killed.or(removed)).map(|()| Outcome::Done)
+    })
+}
+
+/// One run of the binary.
+struct Call<'a> {
+    binary: &'a Path,
+    root: &'a Path,
+    args: &'a [String],
+    systemd_cgroup: bool,
+    folder: PathBuf,
+    log: PathBuf,
+}
+
+impl<'a> Call<'a> {
+    fn new(spec: &'a CreateSpec) -> Result<Self, Failure> {
+        let Engine::Oci { binary, root, args, systemd_cgroup } = &spec.engine else {
+            return Err(failure(ErrorKind::Internal, "the container has no runtime binary"));
+        };
+        let folder = spec.bundle.join(FOLDER);
+        attempt(fs::create_dir_all(&folder), || format!("creating {folder:?}"))?;
+        let log = folder.join(format!("log-{}.json", std::process::id()));
+        Ok(Self { binary, root, args, systemd_cgroup: *systemd_cgroup, folder, log })
+    }
+
+    /// Global flags come before the subcommand.
+    fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(self.binary);
+        command.arg("--root").arg(self.root).arg("--log").arg(&self.log).arg("--log-format").arg("json");
+        command.args(self.args);
+        if self.systemd_cgroup {
+            command.arg("--systemd-cgroup");
+        }
+        // Nothing of the node's environment, but what a binary needs to find its helpers.
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.arg(subcommand).current_dir("/");
+        command
+    }
+
+    /// Runs to the end; a failure tells what the binary logged.
+    fn run(&self, command: &mut Command) -> Result<(), Failure> {
+        let status = command.status();
+        let log = read_start(&self.log).unwrap_or_default();
+        let _ = fs::remove_file(&self.log);
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(explain(self.binary, status, &log)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(failure(ErrorKind::FailedPrecondition, format!("the runtime {:?} is not installed", self.binary)))
+            }
+            Err(error) => Err(failure(ErrorKind::Internal, format!("running {:?}: {error}", self.binary))),
+        }
+    }
+
+    /// gVisor keeps its state in files named after the container.
+    fn has_state_by_other_names(&self, spec: &CreateSpec) -> bool {
+        let entries = fs::read_dir(self.root).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().contains(spec.container.as_str()))
+    }
+}
+
+fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
+    let name = binary.file_name().and_then(OsStr::to_str).unwrap_or("the runtime");
+    let messages = || log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let text = |entry: Value| Some(entry.get("msg")?.as_str()?.trim().to_owned());
+    let errors = messages().filter(|entry| matches!(entry["level"].as_str(), Some("error" | "fatal")));
+    match errors.filter_map(text).last().or_else(|| messages().filter_map(text).last()) {
+        Some(message) => {
+            let kind = match &message {
+                m if m.contains("executable file") && m.contains("not found") => ErrorKind::NotFound,
+                m if m.contains("no such file or directory") => ErrorKind::NotFound,
+                m if m.contains("permission denied") || m.contains("Permission denied") => ErrorKind::PermissionDenied,
+                m if m.contains("does not exist") => ErrorKind::NotFound,
+                _ => ErrorKind::Internal,
+            };
+            failure(kind, format!("{name}: {message}"))
+        }
+        None => failure(ErrorKind::Internal, format!("{name} failed without saying why ({status})")),
+    }
+}
+
+fn set_streams(command: &mut Command, streams: Streams) {
+    match streams {
+        Streams::Pipes { stdin, stdout, stderr } => {
+            command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        }
+        Streams::Terminal { console_socket } => {
+            quiet_streams(command);
+            command.arg("--console-socket").arg(console_socket);
+        }
+    }
+}
+
+fn quiet(mut command: Command) -> Command {
+    quiet_streams(&mut command);
+    command
+}
+
+fn quiet_streams(command: &mut Command) {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+}
+
+fn stream_fds(streams: &Streams) -> Vec<RawFd> {
+    match streams {
+        Streams::Pipes { stdin, stdout, stderr } => vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()],
+        Streams::Terminal { .. } => Vec::new(),
+    }
+}
+
+fn read_pid(path: &Path) -> Result<i32, Failure> {
+    let text = attempt(read_start(path), || format!("reading {path:?}"))?;
+    attempt(text.trim().parse(), || format!("reading {path:?}"))
+}
+
+fn read_start(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn the_log_tells_the_reason() {
+        let log = "{\"level\":\"warning\",\"msg\":\"w\"}\nnonsense\n\
+                   {\"level\":\"error\",\"msg\":\"exec: \\\"nope\\\": executable file not found in $PATH\"}\n";
+        let got = explain(Path::new("/usr/bin/runc"), ExitStatus::from_raw(256), log);
+        assert_eq!(got.message, "runc: exec: \"nope\": executable file not found in $PATH");
+        assert_eq!(got.kind, ErrorKind::NotFound);
+        let got = explain(Path::new("/usr/bin/runc"), ExitStatus::from_raw(256), "");
+        assert!(got.message.starts_with("runc failed without saying why"), "{got}");
+    }
+}

@@ -1,0 +1,138 @@
+//! The container's root file system and its staged mounts, in the helper's private mount namespace:
+//! when the helper and init are gone, so is all of it. Nothing of it is ever visible to the host.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::thread::UnshareFlags;
+
+use super::{attempt, failure};
+use crate::sys::fork;
+use crate::sys::mounts::{self, Propagation};
+use crate::types::ErrorKind;
+use crate::wire::{CreateSpec, Failure, Rootfs, StagedMount, StagedPropagation};
+
+/// Enters a mount namespace and mounts there all that `spec` names.
+pub(super) fn prepare(spec: &CreateSpec) -> Result<(), Failure> {
+    attempt(fork::unshare(UnshareFlags::NEWNS), || "a private mount namespace".to_owned())?;
+    // Copies of shared mounts are taken while they still are the host's peers; cutting the ties of
+    // all that is attached does not reach them.
+    let staged =
+        spec.mounts.iter().map(|mount| clone(mount).map(|tree| (mount, tree))).collect::<Result<Vec<_>, _>>()?;
+    attempt(mounts::set_root_propagation(Propagation::Slave), || "making mounts one-way".to_owned())?;
+    mount_rootfs(&spec.rootfs)?;
+    for (mount, tree) in staged {
+        stage(mount, tree)?;
+    }
+    Ok(())
+}
+
+fn mount_rootfs(rootfs: &Rootfs) -> Result<(), Failure> {
+    let Rootfs { lower, upper, mountpoint } = rootfs;
+    let what = || format!("mounting the root file system at {mountpoint:?} from {} layers", lower.len());
+    match (lower.as_slice(), upper) {
+        ([], None) => Err(failure(ErrorKind::InvalidArgument, "a root file system without any layer")),
+        ([], Some((upper, _))) => {
+            attempt(mounts::clone_tree(upper, false).and_then(|tree| mounts::attach(tree, mountpoint)), what)
+        }
+        // An overlay needs two folders.
+        ([only], None) => attempt(
+            mounts::clone_tree(only, false).and_then(|tree| {
+                mounts::set_tree_read_only(&tree)?;
+                mounts::attach(tree, mountpoint)
+            }),
+            what,
+        ),
+        (lower, upper) => {
+            let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
+            attempt(mounts::mount_overlay(lower, upper, mountpoint), what)
+        }
+    }
+}
+
+fn clone(mount: &StagedMount) -> Result<OwnedFd, Failure> {
+    mounts::clone_tree(&mount.source, true).map_err(|error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Internal,
+        };
+        failure(kind, format!("mount source {:?}: {error}", mount.source))
+    })
+}
+
+fn stage(mount: &StagedMount, tree: OwnedFd) -> Result<(), Failure> {
+    let source = &mount.source;
+    if let Some(maps) = &mount.idmap {
+        let namespace = attempt(mounts::user_namespace(&map_text(&maps.uids), &map_text(&maps.gids)), || {
+            format!("id mappings for {source:?}: {maps:?}")
+        })?;
+        attempt(mounts::set_tree_idmap(&tree, namespace), || {
+            format!("mapping the owners of files in {source:?} (its file system may not support idmapped mounts)")
+        })?;
+    }
+    let propagation = match mount.propagation {
+        StagedPropagation::Private => Propagation::Private,
+        StagedPropagation::Slave => Propagation::Slave,
+        StagedPropagation::Shared => Propagation::Shared,
+    };
+    attempt(mounts::set_tree_propagation(&tree, propagation), || format!("propagation of {source:?}"))?;
+    attempt(mounts::attach(tree, &mount.staged), || format!("mounting {source:?} on {:?}", mount.staged))
+}
+
+/// The kernel's form of a mapping: inside, outside, length.
+fn map_text(map: &[(u32, u32, u32)]) -> String {
+    map.iter().map(|(inside, outside, length)| format!("{inside} {outside} {length}\n")).collect()
+}
+
+/// Makes the folder `path` under `root`, which is taken for `/` in links and in `..`, where it does
+/// not exist. Links into other processes' descriptors (/proc/N/fd) are refused: those left the root.
+pub(super) fn make_folder(root: &OwnedFd, path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &Path| {
+        let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+        rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+    };
+    match open(path) {
+        Err(rustix::io::Errno::NOENT) => {}
+        other => return other.map_err(Into::into),
+    }
+    let mut so_far = std::path::PathBuf::from("/");
+    let mut parent = open(&so_far)?;
+    for part in path.components() {
+        so_far.push(part);
+        parent = match open(&so_far) {
+            Err(rustix::io::Errno::NOENT) => {
+                rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755))?;
+                // Root's, although the caller may be the container's user by now.
+                let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+                rustix::fs::chownat(&parent, part.as_os_str(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                open(&so_far)?
+            }
+            other => other?,
+        };
+    }
+    Ok(parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_made_inside_the_root_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = rustix::fs::open(folder.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        std::os::unix::fs::symlink("/target", folder.path().join("link")).unwrap();
+        std::fs::create_dir(folder.path().join("target")).unwrap();
+        for path in ["/a/b/c", "/link/d", "/../../e", "/a/../f/g", "/"] {
+            make_folder(&root, Path::new(path)).unwrap();
+        }
+        for made in ["a/b/c", "target/d", "e", "f/g"] {
+            assert!(folder.path().join(made).is_dir(), "{made}");
+        }
+        let own = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let leak = std::os::fd::AsRawFd::as_raw_fd(&root);
+        assert!(make_folder(&own, Path::new(&format!("/proc/self/fd/{leak}"))).is_err());
+    }
+}

@@ -1,0 +1,242 @@
+//! The engines at work, each on real containers. They need root and, for `runc`, `crun` and `runsc`,
+//! those programs.
+
+mod bed;
+mod confinement;
+
+use std::fs;
+
+use serde_json::json;
+
+use super::*;
+use crate::wire::{StagedMount, StagedPropagation};
+use bed::{Bed, as_monitor, process};
+
+/// From create to delete, with an exec in between, and a census.
+fn lifecycle(engine: &str) {
+    as_monitor(|| {
+        if engine == "crun" {
+            bed::hide_unified();
+        }
+        let mut bed = Bed::new();
+        let spec = bed.make(engine, &["sh", "-c", "echo started; sleep 0.3; exit 7"], |_| {});
+        let mut running = bed.create(&spec).unwrap();
+        bed.start(&spec, &mut running).unwrap();
+        let (code, output) = bed.exec(&spec, running.pid, process(&["sh", "-c", "echo from exec; exit 3"])).unwrap();
+        assert_eq!((code, output.as_str()), (3, "from exec\n"));
+        assert_eq!(bed.exit_code(running.pid), 7);
+        assert_eq!(bed::text(&running.output), "started\n");
+        drop(running);
+        bed.delete(&spec);
+        bed.delete(&spec);
+        bed.census(&[&spec]);
+    });
+}
+
+#[test]
+fn youki_lives_and_dies() {
+    lifecycle("youki");
+}
+
+#[test]
+fn runc_lives_and_dies() {
+    lifecycle("runc");
+}
+
+#[test]
+fn crun_lives_and_dies() {
+    lifecycle("crun");
+}
+
+#[test]
+fn a_missing_program_is_told_at_start() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        for (program, want, code) in [
+            ("nope", r#"exec: "nope": executable file not found in $PATH"#, 127),
+            ("/bin/nope", r#"exec: "/bin/nope": no such file or directory"#, 127),
+            ("data", r#"exec: "data": permission denied"#, 126),
+            ("garbage", r#"exec: "garbage": exec format error"#, 126),
+        ] {
+            let spec = bed.make("youki", &[program], |_| {});
+            let mut running = bed.create(&spec).unwrap();
+            assert_eq!(bed.start(&spec, &mut running).unwrap_err().message, want);
+            assert_eq!(bed.exit_code(running.pid), code, "{program}");
+            bed.delete(&spec);
+        }
+        let spec = bed.make("youki", &["sleep", "100"], |_| {});
+        let mut running = bed.create(&spec).unwrap();
+        bed.start(&spec, &mut running).unwrap();
+        let error = bed.exec(&spec, running.pid, process(&["nope"])).unwrap_err();
+        assert_eq!(error.message, r#"exec: "nope": executable file not found in $PATH"#);
+        assert_eq!(error.kind, ErrorKind::NotFound);
+        let mut elsewhere = process(&["true"]);
+        elsewhere["cwd"] = json!("/nowhere");
+        let error = bed.exec(&spec, running.pid, elsewhere).unwrap_err();
+        assert!(error.message.contains("/nowhere"), "{error}");
+        drop(running);
+        bed.delete(&spec);
+        bed.census(&[&spec]);
+    });
+}
+
+#[test]
+fn binaries_tell_of_a_missing_program_at_create() {
+    as_monitor(|| {
+        bed::hide_unified();
+        let mut bed = Bed::new();
+        for engine in ["runc", "crun"] {
+            let spec = bed.make(engine, &["nope"], |_| {});
+            let error = bed.create(&spec).map(|_| ()).unwrap_err();
+            assert!(
+                error.message.contains("nope") && error.message.contains("not found in $PATH"),
+                "{engine}: {error}"
+            );
+            bed.delete(&spec);
+        }
+        bed.census(&[]);
+    });
+}
+
+#[test]
+fn a_failed_create_names_the_cause_and_leaves_nothing() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        let spec = bed.make("youki", &["true"], |made| {
+            let mount = json!({"destination": "/x", "type": "bind", "source": "/does/not/exist", "options": ["rbind"]});
+            made.config["mounts"].as_array_mut().unwrap().push(mount);
+        });
+        let error = bed.create(&spec).map(|_| ()).unwrap_err();
+        assert!(error.message.contains("/does/not/exist"), "{error}");
+        bed.delete(&spec);
+        let spec2 = bed.make("youki", &["true"], |made| made.spec.rootfs.lower.push("/not/a/layer".into()));
+        let error = bed.create(&spec2).map(|_| ()).unwrap_err();
+        assert!(error.message.contains("layers") && error.message.contains("No such file"), "{error}");
+        bed.delete(&spec2);
+        let spec3 = bed.make("youki", &["true"], |made| made.config["process"]["cwd"] = json!("/bin/sh/x"));
+        let error = bed.create(&spec3).map(|_| ()).unwrap_err();
+        assert!(error.message.contains("/bin/sh/x"), "{error}");
+        bed.delete(&spec3);
+        bed.census(&[&spec, &spec2, &spec3]);
+    });
+}
+
+#[test]
+fn a_created_container_can_be_deleted_with_its_child_cgroups() {
+    as_monitor(|| {
+        bed::hide_unified();
+        let mut bed = Bed::new();
+        for engine in ["youki", "runc", "crun"] {
+            let spec = bed.make(engine, &["sleep", "100"], |_| {});
+            let running = bed.create(&spec).unwrap();
+            for path in spec.cgroups.iter().filter(|path| path.exists()) {
+                fs::create_dir_all(path.join("deep/deeper")).unwrap();
+            }
+            bed.delete(&spec);
+            assert_eq!(bed.exit_code(running.pid), 137, "{engine}");
+        }
+        bed.census(&[]);
+    });
+}
+
+#[test]
+fn a_missing_working_directory_is_made() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        for readonly in [false, true] {
+            let spec = bed.make("youki", &["sh", "-c", "pwd; stat -c %u:%a ."], |made| {
+                made.config["process"]["cwd"] = json!("/new/folder");
+                made.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+                made.config["root"]["readonly"] = json!(readonly);
+            });
+            assert_eq!(bed.run(&spec), (0, "/new/folder\n0:755\n".to_owned()));
+        }
+        bed.census(&[]);
+    });
+}
+
+#[test]
+fn staged_mounts_have_their_own_propagation_and_owners() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        let base = bed.folder.path().to_owned();
+        let names = ["private", "slave", "shared", "mapped"];
+        for name in names {
+            fs::create_dir_all(base.join("host").join(name)).unwrap();
+            fs::create_dir_all(base.join("staged").join(name)).unwrap();
+            fs::write(base.join("host").join(name).join("file"), "").unwrap();
+        }
+        // A shared mount to be a peer of, in a namespace of this test's own.
+        crate::sys::fork::unshare(rustix::thread::UnshareFlags::NEWNS).unwrap();
+        crate::sys::mounts::set_root_propagation(crate::sys::mounts::Propagation::Slave).unwrap();
+        rustix::mount::mount_bind(base.join("host"), base.join("host")).unwrap();
+        let change = rustix::mount::MountPropagationFlags::SHARED;
+        rustix::mount::mount_change(base.join("host"), change).unwrap();
+        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let script = "grep ' /m/' /proc/self/mountinfo | sort; stat -c %u /m/mapped/file";
+        for engine in ["youki", "runc"] {
+            let spec = bed.make(engine, &["sh", "-c", script], |made| {
+                for name in names {
+                    let staged = base.join("staged").join(name);
+                    let destination = format!("/m/{name}");
+                    let mount =
+                        json!({"destination": destination, "type": "bind", "source": staged, "options": ["rbind"]});
+                    made.config["mounts"].as_array_mut().unwrap().push(mount);
+                    made.config["linux"]["rootfsPropagation"] = json!("rshared");
+                    made.spec.mounts.push(StagedMount {
+                        source: base.join("host").join(name),
+                        staged,
+                        propagation: match name {
+                            "slave" => StagedPropagation::Slave,
+                            "shared" => StagedPropagation::Shared,
+                            _ => StagedPropagation::Private,
+                        },
+                        idmap: (name == "mapped")
+                            .then(|| crate::wire::IdMaps { uids: vec![(0, 1000, 10)], gids: vec![(0, 1000, 10)] }),
+                    });
+                }
+            });
+            let (code, output) = bed.run(&spec);
+            assert_eq!(code, 0, "{output}");
+            let line = |name: &str| {
+                output.lines().find(|line| line.contains(&format!(" /m/{name} "))).unwrap_or_else(|| panic!("{output}"))
+            };
+            let peer =
+                before.lines().find(|line| line.contains(&format!(" {} ", base.join("host").display()))).unwrap();
+            let group =
+                peer.split_whitespace().find(|word| word.starts_with("shared:")).unwrap().trim_start_matches("shared:");
+            assert!(line("shared").contains(&format!(" shared:{group} ")), "{engine}: {output}\n{peer}");
+            assert!(line("slave").contains(&format!(" master:{group} ")), "{engine}: {output}");
+            assert!(!line("private").contains(&format!("master:{group} ")), "{engine}: {output}");
+            assert!(!line("private").contains(&format!("shared:{group} ")), "{engine}: {output}");
+            assert_eq!(output.lines().last(), Some("1000"), "{engine}: {output}");
+        }
+        let ours = |text: &str| text.lines().filter(|line| line.contains(&*base.to_string_lossy())).count();
+        assert_eq!(ours(&fs::read_to_string("/proc/self/mountinfo").unwrap()), ours(&before));
+    });
+}
+
+#[test]
+fn read_only_roots_of_one_and_of_two_layers() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        let second = bed.folder.path().join("second");
+        fs::create_dir_all(second.join("extra")).unwrap();
+        for layers in [1, 2] {
+            let spec = bed.make("youki", &["sh", "-c", "touch /etc/x; ls -d /extra /bin/sh 2>/dev/null"], |made| {
+                made.spec.rootfs.upper = None;
+                // There is nowhere to make mount points.
+                made.config["mounts"] = json!(made.config["mounts"].as_array().unwrap()[..2]);
+                made.config["linux"]["maskedPaths"] = json!([]);
+                made.config["linux"]["readonlyPaths"] = json!([]);
+                if layers == 2 {
+                    made.spec.rootfs.lower.insert(0, second.clone());
+                }
+            });
+            let (_, output) = bed.run(&spec);
+            assert!(output.contains("Read-only file system") && output.contains("/bin/sh"), "{output}");
+            assert_eq!(output.contains("/extra"), layers == 2, "{output}");
+        }
+        bed.census(&[]);
+    });
+}

@@ -1,0 +1,247 @@
+//! Containers by libcontainer, which is called in forked helpers only.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use std::io::Write as _;
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::syscall::syscall::SyscallType;
+use rustix::fs::{Mode, OFlags};
+use serde_json::{Value, json};
+
+use super::executor::Confined;
+use super::job::{self, Outcome};
+use super::spec::{self, Own};
+use super::{ExecStatus, Job, Streams, attempt, failure};
+use super::{capture::Capture, cgroup, hygiene, rootfs};
+use crate::types::{ErrorKind, chain};
+use crate::wire::{self, CreateSpec, Engine, ExecSpec, Failure};
+
+/// Folder in the bundle that is libcontainer's bundle: the spec as it can take it.
+const BUNDLE: &str = "youki";
+/// libcontainer's files in its state folder.
+const STATE: &str = "state.json";
+const CONFIG: &str = "youki_config.json";
+const SOCKET: &str = "notify.sock";
+
+/// See [`super::create`].
+pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecStatus), Failure> {
+    let (status, write) = attempt(job::result_pipe(), || "a pipe for the start".to_owned())?;
+    let mut keep = stream_fds(&streams);
+    keep.push(write.as_raw_fd());
+    let job = job::spawn(&keep, |result| {
+        let own = Own::read()?;
+        let mut config = spec::load(&spec.bundle)?;
+        let program = spec::for_libcontainer(&mut config, spec, own)?;
+        let bundle = spec.bundle.join(BUNDLE);
+        attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
+        spec::save(&bundle.join("config.json"), &config)?;
+        hygiene::shed(program.oom_score_adj)?;
+        rootfs::prepare(spec)?;
+        if config.pointer("/root/readonly") == Some(&Value::Bool(true)) && spec.rootfs.upper.is_some() {
+            // Later it could not be made any more. If it cannot now, the Executor says why.
+            let root = rustix::fs::open(&spec.rootfs.mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+            let _ = root.map_err(io::Error::from).and_then(|root| rootfs::make_folder(&root, &program.cwd));
+        }
+        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?.for_init(result);
+        let (root, systemd) = settings(&spec.engine)?;
+        let container = captured(|| {
+            let id = spec.container.as_str().to_owned();
+            let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(root)?.with_executor(executor);
+            with_streams(builder, streams).as_init(&bundle).with_systemd(systemd).as_sibling(true).build()
+        })?;
+        match container.pid() {
+            Some(pid) => Ok(Outcome::Process(pid.as_raw())),
+            None => Err(failure(ErrorKind::Internal, "libcontainer made a container without a process")),
+        }
+    })?;
+    Ok((job, ExecStatus(status)))
+}
+
+/// See [`super::start`]. Without hooks all it takes is a word on init's socket and a change of
+/// libcontainer's state, which is not worth a helper.
+pub(super) fn start(spec: &CreateSpec, root: &Path, status: ExecStatus) -> Result<Job, Failure> {
+    let folder = root.join(spec.container.as_str());
+    let what = || format!("starting {}", spec.container);
+    let config: Value = attempt(read_json(&folder.join(CONFIG)), what)?;
+    if config.get("hooks").is_none_or(Value::is_null) {
+        let mut state: Value = attempt(read_json(&folder.join(STATE)), what)?;
+        if state.get("status") != Some(&json!("created")) {
+            let was = state.get("status").cloned().unwrap_or_default();
+            return Err(failure(ErrorKind::FailedPrecondition, format!("the container is {was}, not created")));
+        }
+        if let Some(state) = state.as_object_mut() {
+            state.insert("status".into(), json!("running"));
+        }
+        attempt(notify(&folder), what)?;
+        spec::save(&folder.join(STATE), &state)?;
+        return Ok(Job::exec_status(status.0));
+    }
+    let read = status.0;
+    job::spawn(&[read.as_raw_fd()], |_| {
+        captured(|| Container::load(folder)?.start())?;
+        conclude_exec(&read).map(|()| Outcome::Done)
+    })
+}
+
+/// See [`super::exec`].
+pub(super) fn exec(
+    create: &CreateSpec,
+    root: &Path,
+    init: wire::Process,
+    exec: &ExecSpec,
+    streams: Streams,
+) -> Result<Job, Failure> {
+    let mut process = exec.process.clone();
+    let own = Own::read()?;
+    let program = spec::split(&mut process, own)?;
+    let folder = root.join(create.container.as_str());
+    job::spawn(&stream_fds(&streams), move |_| {
+        let (read, write) = attempt(job::result_pipe(), || "a pipe for the start".to_owned())?;
+        hygiene::shed(init_oom_score_adj(init.pid).unwrap_or(program.oom_score_adj))?;
+        let executor = Confined::new(program, &exec.confinement, own.bounding, write)?;
+        let room = attempt(Room::new(&folder, create.container.as_str()), || format!("preparing exec in {folder:?}"))?;
+        let file = room.path.join("process.json");
+        spec::save(&file, &process)?;
+        let built = captured(|| {
+            let id = create.container.as_str().to_owned();
+            let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(&room.path)?;
+            let tenant = with_streams(builder.with_executor(executor), streams).as_tenant();
+            tenant.with_process(Some(&file)).with_detach(true).as_sibling(true).build()
+        });
+        drop(room);
+        let pid = built?;
+        // By now it has executed its program or ended: what it has to say is in the pipe.
+        let mut bytes = vec![0; 8192];
+        let length = rustix::io::read(&read, &mut bytes).unwrap_or(0);
+        job::exec_status(&bytes[..length])?;
+        Ok(Outcome::Process(pid.as_raw()))
+    })
+}
+
+/// libcontainer leaves sockets behind for each exec; so each has a state folder of its own that
+/// goes with it.
+struct Room {
+    path: PathBuf,
+}
+
+impl Room {
+    fn new(container: &Path, id: &str) -> io::Result<Self> {
+        let room = Self { path: container.join(format!("exec-{}", std::process::id())) };
+        fs::create_dir_all(room.path.join(id))?;
+        std::os::unix::fs::symlink(container.join(STATE), room.path.join(id).join(STATE))?;
+        Ok(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // What stays goes with the container.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// See [`super::delete`].
+pub(super) fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
+    job::spawn(&[], |_| {
+        let (root, systemd) = settings(&spec.engine)?;
+        let folder = root.join(spec.container.as_str());
+        let killed = cgroup::destroy(&spec.cgroups);
+        let hooks = read_json(&folder.join(CONFIG)).is_ok_and(|config| !config["hooks"].is_null());
+        let forgotten = if hooks || systemd { forget_by_libcontainer(&folder) } else { Ok(()) };
+        let removed = match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failure(ErrorKind::Internal, format!("removing {folder:?}: {error}")))
+            }
+            _ => Ok(()),
+        };
+        killed.and(forgotten).and(removed).map(|()| Outcome::Done)
+    })
+}
+
+/// Runs the poststop hooks, and has systemd forget the scope.
+fn forget_by_libcontainer(folder: &Path) -> Result<(), Failure> {
+    if !folder.join(STATE).exists() {
+        return Ok(());
+    }
+    captured(|| {
+        let mut container = Container::load(folder.to_owned())?;
+        // Its processes are gone; a pid that looks alive is somebody else's by now.
+        container.state.pid = None;
+        container.delete(true)
+    })
+}
+
+fn settings(engine: &Engine) -> Result<(&PathBuf, bool), Failure> {
+    match engine {
+        Engine::Youki { root, systemd_cgroup } => Ok((root, *systemd_cgroup)),
+        Engine::Oci { binary, .. } => Err(failure(ErrorKind::Internal, format!("{binary:?} is not built in"))),
+    }
+}
+
+fn stream_fds(streams: &Streams) -> Vec<RawFd> {
+    match streams {
+        Streams::Pipes { stdin, stdout, stderr } => vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()],
+        Streams::Terminal { .. } => Vec::new(),
+    }
+}
+
+fn with_streams(builder: ContainerBuilder, streams: Streams) -> ContainerBuilder {
+    match streams {
+        Streams::Pipes { stdin, stdout, stderr } => builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr),
+        Streams::Terminal { console_socket } => builder.with_console_socket(Some(console_socket)),
+    }
+}
+
+/// Calls libcontainer; its error is told with the cause that it logged.
+fn captured<T>(work: impl FnOnce() -> Result<T, LibcontainerError>) -> Result<T, Failure> {
+    let (capture, sink) = attempt(Capture::new(), || "a file for errors".to_owned())?;
+    tracing::subscriber::with_default(sink, work).map_err(|error| {
+        let plain = chain(&error);
+        let kind = match error {
+            LibcontainerError::NoDirectory => ErrorKind::NotFound,
+            LibcontainerError::Exist => ErrorKind::AlreadyExists,
+            LibcontainerError::IncorrectStatus(_) => ErrorKind::FailedPrecondition,
+            LibcontainerError::InvalidSpec(_) | LibcontainerError::InvalidInput(_) => ErrorKind::InvalidArgument,
+            _ => ErrorKind::Internal,
+        };
+        let message = match capture.cause() {
+            Some(cause) if !plain.contains(&cause) => format!("{cause}: {plain}"),
+            _ => plain,
+        };
+        failure(kind, message)
+    })
+}
+
+/// Waits for the Executor's last word.
+fn conclude_exec(status: &OwnedFd) -> Result<(), Failure> {
+    let read = (|| {
+        rustix::fs::fcntl_setfl(status, OFlags::empty())?;
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut fs::File::from(status.try_clone()?), &mut bytes)?;
+        Ok::<_, io::Error>(bytes)
+    })();
+    job::exec_status(&attempt(read, || "waiting for the program to run".to_owned())?)
+}
+
+/// Tells init to go on. By a descriptor of the folder, as a socket's path has room for 107 bytes.
+fn notify(folder: &Path) -> io::Result<()> {
+    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
+    UnixStream::connect(path)?.write_all(b"start container")
+}
+
+fn read_json(path: &Path) -> io::Result<Value> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// An exec process is as likely a victim of the OOM killer as its container is.
+fn init_oom_score_adj(pid: i32) -> Option<i64> {
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
+}
