@@ -12,6 +12,7 @@ use crate::launch::handlers::Handlers;
 use crate::launch::monitor::Launcher;
 use crate::launch::seccomp::SeccompCompiler;
 use crate::network::{self, Network};
+use crate::snapshot::Snapshots;
 use crate::pod::{Context, Limits, Pods};
 use crate::types::{ErrorKind, HasKind, chain};
 
@@ -39,7 +40,7 @@ fn io(what: &'static str) -> impl Fn(std::io::Error) -> AppError {
 }
 
 /// The parts that the gRPC door talks to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct App {
     /// Sandboxes and containers.
     pub pods: Pods,
@@ -74,7 +75,7 @@ impl App {
         let context = Context {
             boot_id: boot_id()?,
             cgroups: cgroups.clone(),
-            snapshots: images.snapshots(),
+            snapshots: Snapshots::new(&root),
             images: images.clone(),
             network: network.clone(),
             handlers: handlers.clone(),
@@ -86,7 +87,8 @@ impl App {
             state,
         };
         let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
-        images.sweep();
+        // Only now do all containers hold their layers again.
+        images.collect_garbage();
         Ok(Self { pods, images, network, handlers, cgroups, config })
     }
 }
@@ -113,11 +115,10 @@ impl App {
 
 fn image_settings(config: &Config) -> image::Settings {
     image::Settings {
-        root: config.paths.root.clone(),
         registry_config_dir: Some(config.image.registry_config_dir.clone()),
         max_concurrent_layers: config.image.max_concurrent_layers,
         pull_progress_timeout: config.image.progress_timeout,
-        ..image::Settings::default()
+        ..image::Settings::new(&config.paths.root)
     }
 }
 

@@ -19,7 +19,6 @@ use crate::types::{ErrorKind, HasKind, PodId, chain};
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(20);
 
 /// The tools of all driver tasks.
-#[derive(Debug)]
 pub struct Context {
     /// ROOT.
     pub root: PathBuf,

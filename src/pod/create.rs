@@ -50,7 +50,7 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
         }
         context
             .network
-            .create_netns(&paths.netns())
+            .create_netns(&paths.netns(), &record.config.sysctls)
             .await
             .map_err(|error| PodError::of("network namespace", &error))?;
         let _ = ready.send(true);
@@ -69,7 +69,6 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
 }
 
 async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Result<Vec<IpAddr>, PodError> {
-    let handler = context.handlers.get(&record.handler).map_err(|error| PodError::of("handler", &error))?;
     let config = &record.config;
     let request = Attach {
         pod: record.id.clone(),
@@ -80,8 +79,8 @@ async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Resu
         dns: config.dns.clone(),
         annotations: config.annotations.clone(),
         cgroup_parent: config.cgroup_parent.clone(),
-        conf_dir: handler.cni_conf_dir.clone(),
-        bin_dirs: handler.cni_bin_dir.clone().map(|dir| vec![dir]),
+        sysctls: config.sysctls.clone(),
+        dirs: None,
     };
     let attachment = context.network.attach(&request).await.map_err(|error| PodError::of("network", &error))?;
     Ok(attachment.ips)
@@ -125,7 +124,8 @@ fn pause_spec(config: &PodConfig, paths: &PodPaths, own_network: bool, cgroups: 
         new_ipc: security.namespaces.ipc != NamespaceMode::Node,
         new_pid: security.namespaces.pid == NamespaceMode::Pod,
         hostname: own_network.then(|| config.hostname.clone()),
-        sysctls: config.sysctls.clone().into_iter().collect(),
+        // Those of the network are set with its namespace.
+        sysctls: config.sysctls.clone().into_iter().filter(|(name, _)| !name.starts_with("net.")).collect(),
         cgroups: cgroups.to_vec(),
         user: (id(security.run_as_user), id(security.run_as_group)),
         groups: security.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()).collect(),

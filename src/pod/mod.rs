@@ -42,11 +42,10 @@ const QUEUE: usize = 256;
 /// All sandboxes of this node. Cheap to clone.
 ///
 /// Ids are taken whole or as an unambiguous prefix.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Pods(Arc<Shared>);
 
 /// What drivers and callers share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) context: Arc<Context>,
     index: Mutex<Index>,

@@ -40,7 +40,7 @@ pub(crate) struct Created {
 pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Signal {
     config
         .stop_signal
-        .or_else(|| image.config.stop_signal.as_deref().and_then(|name| Signal::parse(name).ok()))
+        .or_else(|| Signal::parse(&image.config.stop_signal).ok())
         .unwrap_or(Signal::TERM)
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn undo(
     monitor: Option<&Monitor>,
 ) -> Result<(), PodError> {
     if let Some(monitor) = monitor {
-        monitor.delete(record.id.clone()).await.map_err(|error| PodError::of("delete", &error))?;
+        monitor.delete(&record.id).await.map_err(|error| PodError::of("delete", &error))?;
     }
     forget(context, record).await
 }
@@ -129,11 +129,10 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         confinement.bpf = Some(context.seccomp.bpf_file(&profile).map_err(|error| PodError::of("seccomp", &error))?);
     }
     let io = |error: std::io::Error| PodError::io("bundle", &error);
-    for folder in [&data.join("upper"), &data.join("work"), &rootfs] {
+    for folder in [&data.join("work"), &rootfs] {
         private_folder(folder).map_err(io)?;
     }
-    // The upper folder becomes the container's root: it must be enterable for its user.
-    fs::set_permissions(data.join("upper"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(io)?;
+    context.snapshots.create_upper(&image.layers, &data.join("upper")).map_err(io)?;
     for mount in &made.staged {
         place(&staging, &mount.source, &mount.staged).map_err(io)?;
     }

@@ -198,7 +198,7 @@ impl Driver {
         slot.starting = Some(vec![reply]);
         let id = id.clone();
         self.spawn(async move {
-            let started = monitor.start(id.clone()).await.map_err(|error| PodError::of("start", &error));
+            let started = monitor.start(&id).await.map_err(|error| PodError::of("start", &error));
             move |driver: &mut Driver| driver.container_started(&id, started)
         });
     }
@@ -300,7 +300,7 @@ impl Driver {
                     if record.exit.is_none() && record.started_ns != 0 {
                         stop(monitor, &record.id, exit, Signal::KILL, Duration::ZERO).await?;
                     }
-                    monitor.delete(record.id.clone()).await.map_err(|error| PodError::of("delete", &error))?;
+                    monitor.delete(&record.id).await.map_err(|error| PodError::of("delete", &error))?;
                 }
                 create::forget(&context, &record).await
             }
@@ -377,7 +377,7 @@ impl Driver {
         };
         let id = id.clone();
         self.spawn(async move {
-            let reopened = monitor.reopen_log(id).await.map_err(|error| PodError::of("log", &error));
+            let reopened = monitor.reopen_log(&id).await.map_err(|error| PodError::of("log", &error));
             move |_: &mut Driver| drop(reply.send(reopened))
         });
     }
@@ -391,7 +391,7 @@ async fn stop(
     signal: Signal,
     grace: Duration,
 ) -> Result<(), PodError> {
-    let kill = |signal: Signal, all: bool| monitor.kill(id.clone(), signal.number(), all);
+    let kill = |signal: Signal, all: bool| monitor.kill(id, signal.number(), all);
     if !grace.is_zero() && signal != Signal::KILL {
         kill(signal, false).await.map_err(|error| PodError::of("kill", &error))?;
         if tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok() {

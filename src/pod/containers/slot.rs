@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 use crate::container::record::{ContainerRecord, Stage};
 use crate::container::view::ContainerView;
 use crate::pod::PodError;
-use crate::snapshot::LayerHold;
+use crate::image::LayerHold;
 use crate::types::ContainerId;
 use crate::types::container::ContainerConfig;
 use crate::wire::Exit;
