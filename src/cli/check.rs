@@ -154,7 +154,6 @@ mod tests {
         let findings = check(&subject);
         assert!(findings.len() > 15, "{findings:?}");
         for finding in &findings {
-            println!("{finding}");
             assert_eq!(finding.cure.is_none(), finding.level == Level::Ok, "{finding}");
         }
         assert!(!subject.root.exists(), "looking changes nothing");

@@ -296,6 +296,33 @@ fn real_plugins_give_back_what_a_vanished_pod_had() {
     });
 }
 
+#[test]
+fn real_plugins_serve_many_pods_at_once() {
+    on_a_host_of_its_own(async || {
+        let node = Node::new();
+        let network = real(&node);
+        let one = async |i: usize| {
+            let mut request = node.request();
+            request.pod = PodId::generate();
+            request.netns = node.path(&format!("netns{i}"));
+            request.record = node.path(&format!("pod/{i}.json"));
+            network.create_netns(&request.netns, &BTreeMap::new()).await.unwrap();
+            let ip = network.attach(&request).await.unwrap().ips[0];
+            (ip, request)
+        };
+        let pods = futures_util::future::join_all((0..6).map(one)).await;
+        let distinct: std::collections::BTreeSet<_> = pods.iter().map(|(ip, _)| ip).collect();
+        assert_eq!((distinct.len(), leases(&node)), (6, 6));
+        futures_util::future::join_all(pods.iter().map(async |(_, request)| {
+            network.detach(&request.pod, &request.record).await.unwrap();
+            network.remove_netns(&request.netns).await.unwrap();
+        }))
+        .await;
+        assert_eq!((leases(&node), node.left()), (0, 0));
+        assert!(!output("ip", &["-o", "link"]).contains("veth"));
+    });
+}
+
 /// Prints what an attach costs, and what of it is ours: `cargo nextest run --lib -- --ignored network::tests::cost`.
 #[test]
 #[ignore = "a measurement"]

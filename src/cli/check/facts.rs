@@ -13,6 +13,9 @@ use super::Subject;
 use crate::network::{Inspection, inspect};
 use crate::sys::probe;
 
+/// Mount options of version 1 hierarchies that name no controller.
+const NO_CONTROLLER: [&str; 5] = ["rw", "ro", "xattr", "clone_children", "noprefix"];
+
 /// Everything that is judged.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Facts {
@@ -133,7 +136,10 @@ fn cgroups(mounts: &str, controllers: &str) -> Cgroups {
         let place = before.split(' ').nth(4);
         match after.split(' ').collect::<Vec<_>>()[..] {
             ["cgroup2", ..] if place == Some("/sys/fs/cgroup") => found.unified = true,
-            ["cgroup", _, options] => found.controllers.extend(options.split(',').map(str::to_owned)),
+            ["cgroup", _, options] => {
+                let known = |option: &&str| !option.contains('=') && !NO_CONTROLLER.contains(option);
+                found.controllers.extend(options.split(',').filter(known).map(str::to_owned));
+            }
             _ => {}
         }
     }
@@ -180,9 +186,10 @@ mod tests {
         assert!(found.unified && found.controllers.contains("memory") && found.controllers.len() == 5);
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
                       32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
         let found = cgroups(hybrid, "");
-        assert!(!found.unified && found.controllers.contains("cpuacct"));
+        assert!(!found.unified && found.controllers == ["cpu", "cpuacct"].map(String::from).into());
         assert_eq!(cgroups("rubbish\n - \n1 2 - cgroup", "x"), Cgroups::default());
     }
 
