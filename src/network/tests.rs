@@ -21,6 +21,17 @@ struct Node {
     root: tempfile::TempDir,
 }
 
+/// Also when a test fails.
+impl Drop for Node {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.root.path()).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("netns") {
+                netns::remove(&entry.path()).unwrap();
+            }
+        }
+    }
+}
+
 impl Node {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
@@ -200,16 +211,15 @@ async fn a_handler_can_have_its_own_folders() {
 /// Runs `work` in a network namespace that stands for the host's, so that bridge, rules and sysctls of the
 /// plugins touch nothing else.
 fn on_a_host_of_its_own(work: impl AsyncFnOnce() + Send) {
-    let folder = tempfile::tempdir().unwrap();
-    let host = folder.path().join("host");
+    let node = Node { root: tempfile::tempdir().unwrap() };
+    let host = node.path("netns-host");
     netns::create(&host, || Ok::<_, io::Error>(())).unwrap();
-    let ran = netns::within(&host, || {
+    netns::within(&host, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(work());
         Ok::<_, io::Error>(())
-    });
-    netns::remove(&host).unwrap();
-    ran.unwrap();
+    })
+    .unwrap();
 }
 
 fn output(program: &str, args: &[&str]) -> String {
