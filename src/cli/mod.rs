@@ -1,5 +1,6 @@
 //! One file per subcommand: each has its arguments and a function that does it.
 
+pub mod check;
 mod config;
 mod image;
 mod lock;

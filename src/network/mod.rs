@@ -11,6 +11,7 @@
 
 mod cni;
 mod error;
+mod inspect;
 mod published;
 mod quantity;
 mod record;
@@ -41,6 +42,7 @@ use record::{Attached, Ledger, Page, Record, blocking};
 
 pub use cni::result::{Address, Interface};
 pub use error::{NetworkError, PluginFailure, Verb};
+pub use inspect::{InspectedNetwork, Inspection, inspect};
 pub use request::{Attach, Dirs, EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, IPS, MAC};
 
 /// Where networks are configured, and the bounds on plugins.

@@ -21,6 +21,17 @@ struct Node {
     root: tempfile::TempDir,
 }
 
+/// Also when a test fails.
+impl Drop for Node {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.root.path()).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("netns") {
+                netns::remove(&entry.path()).unwrap();
+            }
+        }
+    }
+}
+
 impl Node {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
@@ -200,16 +211,15 @@ async fn a_handler_can_have_its_own_folders() {
 /// Runs `work` in a network namespace that stands for the host's, so that bridge, rules and sysctls of the
 /// plugins touch nothing else.
 fn on_a_host_of_its_own(work: impl AsyncFnOnce() + Send) {
-    let folder = tempfile::tempdir().unwrap();
-    let host = folder.path().join("host");
+    let node = Node { root: tempfile::tempdir().unwrap() };
+    let host = node.path("netns-host");
     netns::create(&host, || Ok::<_, io::Error>(())).unwrap();
-    let ran = netns::within(&host, || {
+    netns::within(&host, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(work());
         Ok::<_, io::Error>(())
-    });
-    netns::remove(&host).unwrap();
-    ran.unwrap();
+    })
+    .unwrap();
 }
 
 fn output(program: &str, args: &[&str]) -> String {
@@ -293,6 +303,33 @@ fn real_plugins_give_back_what_a_vanished_pod_had() {
         drop(network);
         node.network().detach(&request.pod, &request.record).await.unwrap();
         assert_eq!((leases(&node), node.left()), (0, 0));
+    });
+}
+
+#[test]
+fn real_plugins_serve_many_pods_at_once() {
+    on_a_host_of_its_own(async || {
+        let node = Node::new();
+        let network = real(&node);
+        let one = async |i: usize| {
+            let mut request = node.request();
+            request.pod = PodId::generate();
+            request.netns = node.path(&format!("netns{i}"));
+            request.record = node.path(&format!("pod/{i}.json"));
+            network.create_netns(&request.netns, &BTreeMap::new()).await.unwrap();
+            let ip = network.attach(&request).await.unwrap().ips[0];
+            (ip, request)
+        };
+        let pods = futures_util::future::join_all((0..6).map(one)).await;
+        let distinct: std::collections::BTreeSet<_> = pods.iter().map(|(ip, _)| ip).collect();
+        assert_eq!((distinct.len(), leases(&node)), (6, 6));
+        futures_util::future::join_all(pods.iter().map(async |(_, request)| {
+            network.detach(&request.pod, &request.record).await.unwrap();
+            network.remove_netns(&request.netns).await.unwrap();
+        }))
+        .await;
+        assert_eq!((leases(&node), node.left()), (0, 0));
+        assert!(!output("ip", &["-o", "link"]).contains("veth"));
     });
 }
 

@@ -2,9 +2,10 @@
 
 pub mod async_fd;
 pub mod netns;
-pub mod process;
 pub mod caps;
 pub mod exec;
 pub mod fork;
 pub mod mounts;
+pub mod probe;
+pub mod process;
 pub mod seccomp;
