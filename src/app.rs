@@ -122,7 +122,8 @@ fn image_settings(config: &Config) -> image::Settings {
     }
 }
 
-fn network_settings(config: &Config) -> network::Settings {
+/// The network's part of the configuration.
+pub fn network_settings(config: &Config) -> network::Settings {
     network::Settings {
         conf_dir: config.network.conf_dir.clone(),
         bin_dirs: config.network.bin_dirs.clone(),

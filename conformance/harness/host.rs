@@ -51,7 +51,12 @@ pub fn links() -> BTreeSet<String> {
 /// Names of listening or bound abstract Unix sockets.
 pub fn abstract_sockets() -> BTreeSet<String> {
     let table = fs::read_to_string("/proc/thread-self/net/unix").expect("net/unix");
-    table.lines().filter_map(|line| line.split(' ').next_back()).filter(|n| n.starts_with('@')).map(str::to_owned).collect()
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').next_back())
+        .filter(|n| n.starts_with('@'))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A process, as /proc tells.
@@ -120,7 +125,8 @@ pub fn open_files(pid: i32) -> Vec<String> {
         .iter()
         .filter_map(|kind| fs::read_to_string(format!("/proc/{pid}/net/{kind}")).ok())
         .flat_map(|table| {
-            let inodes = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().nth(9).map(str::to_owned));
+            let inodes =
+                table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().nth(9).map(str::to_owned));
             inodes.collect::<Vec<_>>()
         })
         .map(|inode| format!("socket:[{inode}]"))

@@ -58,7 +58,15 @@ impl Tar {
     }
 
     /// Any entry. Names are written as they are, however wicked; one that is too long gets GNU's long-name entry.
-    pub fn entry(mut self, kind: tar::EntryType, path: &str, link: &str, mode: u32, owner: (u64, u64), content: &[u8]) -> Self {
+    pub fn entry(
+        mut self,
+        kind: tar::EntryType,
+        path: &str,
+        link: &str,
+        mode: u32,
+        owner: (u64, u64),
+        content: &[u8],
+    ) -> Self {
         if path.len() > 100 {
             let mut name = path.as_bytes().to_vec();
             name.push(0);

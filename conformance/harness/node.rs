@@ -322,7 +322,8 @@ impl Node {
 
     /// ExecSync that must succeed with exit code 0; its standard output.
     pub async fn exec(&self, ctr: &Ctr, command: &[&str]) -> String {
-        let answer = self.try_exec(ctr, command, 30).await.unwrap_or_else(|status| panic!("ExecSync {command:?}: {status}"));
+        let answer =
+            self.try_exec(ctr, command, 30).await.unwrap_or_else(|status| panic!("ExecSync {command:?}: {status}"));
         let (out, err) = (String::from_utf8_lossy(&answer.stdout), String::from_utf8_lossy(&answer.stderr));
         assert_eq!(answer.exit_code, 0, "ExecSync {command:?}: {out}{err}");
         out.into_owned()
@@ -332,7 +333,11 @@ impl Node {
     pub async fn exited(&self, ctr: &Ctr) -> ContainerStatus {
         eventually(secs(30), "the container's end", async || {
             let status = self.try_status(&ctr.id).await.map_err(|status| status.to_string())?;
-            if status.state() == ContainerState::ContainerExited { Ok(status) } else { Err(format!("{:?}", status.state())) }
+            if status.state() == ContainerState::ContainerExited {
+                Ok(status)
+            } else {
+                Err(format!("{:?}", status.state()))
+            }
         })
         .await
     }
@@ -367,9 +372,8 @@ impl Node {
 
     /// The host's pid of a container's init, found by its cgroup.
     pub fn pid_in(&self, id: &str, name: &str) -> i32 {
-        let inside = |pid: i32| {
-            std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|table| table.contains(id))
-        };
+        let inside =
+            |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|table| table.contains(id));
         let found = host::descendants().into_iter().find(|process| process.name == name && inside(process.pid));
         found.unwrap_or_else(|| panic!("no process {name} in a cgroup of {id}")).pid
     }
@@ -390,7 +394,8 @@ impl Node {
         eventually(secs(15), "the census", async || baseline.compare(&self)).await;
         self.terminate().await;
         self.stop_images();
-        eventually(secs(15), "the census after the daemon's end", async || baseline.compare_without_daemon(&self)).await;
+        eventually(secs(15), "the census after the daemon's end", async || baseline.compare_without_daemon(&self))
+            .await;
     }
 }
 

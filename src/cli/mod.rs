@@ -10,6 +10,7 @@ mod socket;
 
 use std::error::Error;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +38,8 @@ enum Command {
     /// Print or check the configuration.
     #[command(subcommand)]
     Config(config::Command),
+    /// Tell what this machine lacks for running pods, each with its cure.
+    Check(Check),
     /// List, pull and remove images of a running daemon.
     Image(image::Args),
 }
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Config(command) => config::run(command),
+        Command::Check(args) => preflight(&args),
         Command::Image(args) => image::run(args),
     };
     match outcome {
@@ -56,6 +60,27 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What to check, and with which configuration.
+#[derive(Debug, clap::Args)]
+struct Check {
+    /// Configuration file [default: /etc/podwright/config.toml].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    form: check::Args,
+}
+
+fn preflight(args: &Check) -> Outcome {
+    let config = crate::config::load(args.config.as_deref())?;
+    let subject = check::Subject {
+        network: crate::app::network_settings(&config),
+        monitor: Some(config.paths.monitor).filter(|path| !path.as_os_str().is_empty()),
+        root: config.paths.root,
+        state: config.paths.state,
+    };
+    Ok(check::run(&args.form, &subject, &mut std::io::stdout())?)
 }
 
 /// Prints to standard output; a reader that left (`| head`) is no error.

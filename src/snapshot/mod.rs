@@ -1,1 +1,120 @@
-//! Layer folders by diff id, and the mount list of a container's root file system.
+//! Layer folders by name, and the mount list of a container's root file system.
+//!
+//! Architecture Invariant: this module only reads what `image` wrote, by the layout that ARCHITECTURE.md fixes:
+//! `ROOT/layers/sha256/KEY/fs`.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+
+use crate::types::Digest;
+
+/// Finds layer folders.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    layers: PathBuf,
+}
+
+impl Snapshots {
+    /// In the daemon's root folder.
+    pub fn new(root: &Path) -> Self {
+        Self { layers: root.join("layers/sha256") }
+    }
+
+    /// Folders for overlayfs, topmost first, from an image's layers (bottom first).
+    pub fn lower_dirs(&self, layers: &[Digest]) -> Vec<PathBuf> {
+        layers.iter().rev().map(|key| self.layers.join(key.hex()).join("fs")).collect()
+    }
+
+    /// Makes the folder for a container's own changes. In an overlay the root's mode and owner come from the topmost
+    /// folder, so it gets those of the image's.
+    pub fn create_upper(&self, layers: &[Digest], upper: &Path) -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(upper)?;
+        let (mode, uid, gid) = match self.lower_dirs(layers).first() {
+            Some(top) => {
+                let top = fs::metadata(top)?;
+                (top.mode() & 0o7777, top.uid(), top.gid())
+            }
+            None => (0o755, 0, 0),
+        };
+        std::os::unix::fs::chown(upper, Some(uid), Some(gid))?;
+        fs::set_permissions(upper, fs::Permissions::from_mode(mode))
+    }
+}
+
+/// Bytes on disk and inodes of all that is in `folder`, itself included. Blocks; what vanishes meanwhile is skipped.
+pub fn usage(folder: &Path) -> io::Result<(u64, u64)> {
+    let mut total = (0, 0);
+    measure(&File::open(folder)?.into(), &mut total)?;
+    Ok(total)
+}
+
+fn measure(folder: &std::os::fd::OwnedFd, total: &mut (u64, u64)) -> io::Result<()> {
+    let own = rustix::fs::fstat(folder)?;
+    add(total, own.st_blocks);
+    let mut inner = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                inner.push(entry.file_name().to_owned());
+            }
+            Ok(stat) => add(total, stat.st_blocks),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for name in inner {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(folder, &*name, flags, Mode::empty()) {
+            Ok(fd) => measure(&fd, total)?,
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn add(total: &mut (u64, u64), blocks: i64) {
+    total.0 += u64::try_from(blocks).unwrap_or(0) * 512;
+    total.1 += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topmost_layer_is_first_and_gives_the_root_its_looks() {
+        let root = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::new(root.path());
+        let keys = [Digest::from_bytes([1; 32]), Digest::from_bytes([2; 32])];
+        let lower = snapshots.lower_dirs(&keys);
+        assert!(lower[0].ends_with(format!("layers/sha256/{}/fs", "02".repeat(32))));
+        for (i, path) in lower.iter().enumerate() {
+            fs::create_dir_all(path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o751 + i as u32)).unwrap();
+        }
+        let upper = root.path().join("upper");
+        snapshots.create_upper(&keys, &upper).unwrap();
+        assert_eq!(fs::metadata(&upper).unwrap().mode() & 0o7777, 0o751);
+        assert!(snapshots.create_upper(&keys, &upper).is_err(), "an old one is never taken over");
+    }
+
+    #[test]
+    fn usage_counts_files_and_does_not_follow_links() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("d")).unwrap();
+        fs::write(root.path().join("d/f"), vec![1u8; 10_000]).unwrap();
+        std::os::unix::fs::symlink("/", root.path().join("l")).unwrap();
+        let (bytes, inodes) = usage(root.path()).unwrap();
+        assert_eq!(inodes, 4);
+        assert!((10_000..100_000).contains(&bytes), "{bytes}");
+    }
+}

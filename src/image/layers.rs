@@ -1,0 +1,305 @@
+//! Layer folders on disk: which are here, who needs them, and their end.
+//!
+//! `layers/sha256/KEY/fs` with `layer.json` beside it is a whole, verified layer: it was built as `layers/tmp.N` and
+//! renamed. What nobody holds is renamed into `layers/trash` at once and deleted after.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::error::ImageError;
+use super::record::LayerRecord;
+use crate::store::{self, Durability};
+use crate::types::Digest;
+
+/// All layers of a node.
+pub struct Layers {
+    folder: PathBuf,
+    boot_id: String,
+    state: Mutex<State>,
+    /// Held while trash is deleted, so that who waits for it finds it done.
+    deleting: Mutex<()>,
+    serial: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    known: HashMap<Digest, Known>,
+    /// False until everybody who needs layers from before the start has said so.
+    collecting: bool,
+}
+
+struct Known {
+    record: Arc<LayerRecord>,
+    holds: usize,
+}
+
+/// Keeps layers from being deleted as long as it lives.
+pub struct LayerHold {
+    layers: Arc<Layers>,
+    keys: Vec<Digest>,
+}
+
+impl LayerHold {
+    /// The folder names of the layers held.
+    pub fn keys(&self) -> &[Digest] {
+        &self.keys
+    }
+}
+
+impl std::fmt::Debug for LayerHold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LayerHold").field(&self.keys).finish()
+    }
+}
+
+impl Drop for LayerHold {
+    fn drop(&mut self) {
+        if self.layers.release(&self.keys) {
+            self.layers.delete_soon();
+        }
+    }
+}
+
+/// A layer folder being built; removed unless [`Layers::insert`] takes it.
+#[derive(Debug)]
+pub struct Temporary {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Temporary {
+    /// Where the layer's content goes.
+    pub fn fs(&self) -> PathBuf {
+        self.path.join("fs")
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "unfinished layer could not be removed");
+        }
+    }
+}
+
+impl Layers {
+    /// Reads what is in `folder`. A layer of another boot that is not in `durable` may have been damaged by power loss
+    /// and goes, as does everything unfinished.
+    pub fn open(folder: &Path, boot_id: &str, durable: &HashSet<Digest>) -> Result<Arc<Self>, ImageError> {
+        let layers = Self {
+            folder: folder.to_owned(),
+            boot_id: boot_id.to_owned(),
+            state: Mutex::default(),
+            deleting: Mutex::default(),
+            serial: AtomicU64::new(0),
+        };
+        for path in [folder.to_owned(), layers.folder.join("sha256"), layers.trash()] {
+            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(ImageError::io("create", &path))?;
+        }
+        for (name, path) in entries(folder)? {
+            if name.starts_with("tmp.") {
+                layers.throw(&path)?;
+            }
+        }
+        for (name, path) in entries(&folder.join("sha256"))? {
+            let record = store::load::<LayerRecord>(&path.join("layer.json"));
+            let key = Digest::from_hex(&name);
+            let usable = |key: &Digest, record: &LayerRecord| record.boot_id == boot_id || durable.contains(key);
+            match (key, record) {
+                (Some(key), Ok(Some(record))) if usable(&key, &record) && path.join("fs").is_dir() => {
+                    layers.lock().known.insert(key, Known { record: Arc::new(record), holds: 0 });
+                }
+                (_, record) => {
+                    let error = record.err().map(|error| error.to_string());
+                    tracing::info!(layer = %name, error, "layer is not usable and will be deleted");
+                    layers.throw(&path)?;
+                }
+            }
+        }
+        let layers = Arc::new(layers);
+        layers.delete_soon();
+        Ok(layers)
+    }
+
+    /// From now on what nobody holds is deleted; what nobody holds now goes first.
+    pub fn begin_collecting(self: &Arc<Self>) {
+        let mut state = self.lock();
+        state.collecting = true;
+        let unheld: Vec<_> = state.known.iter().filter(|(_, k)| k.holds == 0).map(|(key, _)| *key).collect();
+        self.discard(&mut state, &unheld);
+        drop(state);
+        self.delete_soon();
+    }
+
+    /// The folder of a layer's content.
+    pub fn fs(&self, key: Digest) -> PathBuf {
+        self.place(key).join("fs")
+    }
+
+    /// Holds those of `keys` that are here.
+    pub fn hold(self: &Arc<Self>, keys: impl IntoIterator<Item = Digest>) -> LayerHold {
+        let mut state = self.lock();
+        let mut held = Vec::new();
+        for key in keys {
+            if let Some(known) = state.known.get_mut(&key) {
+                known.holds += 1;
+                held.push(key);
+            }
+        }
+        LayerHold { layers: self.clone(), keys: held }
+    }
+
+    /// Holds one layer, if it is here.
+    pub fn try_hold(self: &Arc<Self>, key: Digest) -> Option<LayerHold> {
+        Some(self.hold([key])).filter(|hold| !hold.keys.is_empty())
+    }
+
+    /// A layer's record.
+    pub fn record(&self, key: Digest) -> Option<Arc<LayerRecord>> {
+        self.lock().known.get(&key).map(|known| known.record.clone())
+    }
+
+    /// A new folder to build a layer in, with an empty `fs`.
+    pub fn temporary(&self) -> Result<Temporary, ImageError> {
+        loop {
+            let path = self.folder.join(format!("tmp.{}", self.serial.fetch_add(1, Ordering::Relaxed)));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {
+                    let temporary = Temporary { path, kept: false };
+                    let root = temporary.fs();
+                    // What an image that does not describe its root gets; umask must not narrow it.
+                    DirBuilder::new()
+                        .create(&root)
+                        .and_then(|()| fs::set_permissions(&root, Permissions::from_mode(0o755)))
+                        .map_err(ImageError::io("create", &root))?;
+                    return Ok(temporary);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(ImageError::io("create", &path)(error)),
+            }
+        }
+    }
+
+    /// Takes a finished layer in under `key`. If it came from elsewhere meanwhile, this one is dropped.
+    pub fn insert(
+        self: &Arc<Self>,
+        mut temporary: Temporary,
+        key: Digest,
+        mut record: LayerRecord,
+    ) -> Result<LayerHold, ImageError> {
+        record.boot_id.clone_from(&self.boot_id);
+        store::save(&temporary.path.join("layer.json"), &record, Durability::Process)?;
+        let mut state = self.lock();
+        if !state.known.contains_key(&key) {
+            let place = self.place(key);
+            fs::rename(&temporary.path, &place).map_err(ImageError::io("rename a layer to", &place))?;
+            temporary.kept = true;
+            state.known.insert(key, Known { record: Arc::new(record), holds: 0 });
+        }
+        if let Some(known) = state.known.get_mut(&key) {
+            known.holds += 1;
+        }
+        Ok(LayerHold { layers: self.clone(), keys: vec![key] })
+    }
+
+    /// Bytes and inodes of all layers.
+    pub fn usage(&self) -> (u64, u64) {
+        let state = self.lock();
+        state
+            .known
+            .values()
+            .fold((0, 0), |(bytes, inodes), known| (bytes + known.record.bytes, inodes + known.record.inodes))
+    }
+
+    /// The folder that holds all layers.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Deletes what is in the trash; blocks until it is empty, also of what others are deleting just now.
+    pub fn delete(&self) {
+        let _deleting = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, path) in entries(&self.trash()).unwrap_or_default() {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "old layer could not be deleted");
+            }
+        }
+    }
+
+    fn delete_soon(self: &Arc<Self>) {
+        let layers = self.clone();
+        let spawned = std::thread::Builder::new().name("layer-trash".into()).spawn(move || layers.delete());
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread to delete old layers; the next removal will");
+        }
+    }
+
+    /// Whether anything went into the trash.
+    fn release(&self, keys: &[Digest]) -> bool {
+        let mut state = self.lock();
+        let mut free = Vec::new();
+        for key in keys {
+            if let Some(known) = state.known.get_mut(key) {
+                known.holds = known.holds.saturating_sub(1);
+                if known.holds == 0 {
+                    free.push(*key);
+                }
+            }
+        }
+        if !state.collecting || free.is_empty() {
+            return false;
+        }
+        self.discard(&mut state, &free);
+        true
+    }
+
+    /// Under the lock, so that a new layer of the same name finds its place free.
+    fn discard(&self, state: &mut State, keys: &[Digest]) {
+        for key in keys {
+            match self.throw(&self.place(*key)) {
+                Ok(()) => {
+                    state.known.remove(key);
+                }
+                Err(error) => tracing::warn!(layer = %key, %error, "layer could not be moved to the trash"),
+            }
+        }
+    }
+
+    fn throw(&self, path: &Path) -> Result<(), ImageError> {
+        let mut name = [0u8; 8];
+        // A clash of names only makes the rename fail.
+        let _ = getrandom::fill(&mut name);
+        let target = self.trash().join(format!("{:016x}", u64::from_ne_bytes(name)));
+        fs::rename(path, &target).map_err(ImageError::io("move to the trash", path))
+    }
+
+    fn place(&self, key: Digest) -> PathBuf {
+        self.folder.join("sha256").join(key.hex())
+    }
+
+    fn trash(&self) -> PathBuf {
+        self.folder.join("trash")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, ImageError> {
+    let failed = || ImageError::io("read", folder);
+    fs::read_dir(folder)
+        .map_err(failed())?
+        .map(|entry| {
+            let entry = entry.map_err(failed())?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
+        })
+        .collect()
+}

@@ -1,0 +1,20 @@
+//! Tests of the whole: hostile archives into folders, pulls from a real registry, the protocol against scripted answers.
+
+mod archives;
+mod fitting;
+mod hostile;
+mod protocol;
+mod pulls;
+mod registry;
+mod scripted;
+mod store;
+mod unpacking;
+
+/// Device nodes, owners and trusted attributes need root; without it a test says that it did not run.
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: needs root");
+    }
+    root
+}
