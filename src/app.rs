@@ -12,8 +12,8 @@ use crate::launch::handlers::Handlers;
 use crate::launch::monitor::Launcher;
 use crate::launch::seccomp::SeccompCompiler;
 use crate::network::{self, Network};
-use crate::snapshot::Snapshots;
 use crate::pod::{Context, Limits, Pods};
+use crate::snapshot::Snapshots;
 use crate::types::{ErrorKind, HasKind, chain};
 
 /// The daemon cannot be put together.
@@ -69,7 +69,8 @@ impl App {
         let cgroups = Cgroups::detect(driver).map_err(failed("cgroups"))?;
         let images = Images::open(image_settings(&config)).map_err(failed("images"))?;
         let network = Network::new(network_settings(&config)).map_err(failed("network"))?;
-        let handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler).map_err(failed("handlers"))?;
+        let handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler)
+            .map_err(failed("handlers"))?;
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
         let context = Context {

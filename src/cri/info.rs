@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 use crate::config::Config;
-use crate::types::container::ContainerConfig;
 use crate::container::view::ContainerView;
 use crate::image::Image;
 use crate::pod::view::PodView;
+use crate::types::container::ContainerConfig;
 
 /// Largest runtime spec shown, bytes.
 const MAX_SPEC: u64 = 4 << 20;

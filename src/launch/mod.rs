@@ -1,5 +1,5 @@
 //! A bundle in, a running process out: handlers, the seccomp compiler and the client of the monitor.
 
-pub mod monitor;
 pub mod handlers;
+pub mod monitor;
 pub mod seccomp;

@@ -32,8 +32,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, watch as channel};
 use tokio::task::AbortHandle;
 
-use crate::types::pod::Dns;
 use crate::sys::netns;
+use crate::types::pod::Dns;
 use crate::types::{PodId, chain};
 use cni::chain::{Chain, NoJournal};
 use cni::exec::{Parameters, Runner};

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::error::{NetworkError, invalid};
 use super::quantity;
-use crate::types::pod::{Dns, PodKey, PortMapping, Protocol};
 use crate::types::PodId;
+use crate::types::pod::{Dns, PodKey, PortMapping, Protocol};
 
 /// Annotation: limit of traffic into the pod, bits per second, a Kubernetes quantity (`10M`).
 pub const INGRESS_BANDWIDTH: &str = "kubernetes.io/ingress-bandwidth";

@@ -1,11 +1,11 @@
 //! System calls behind safe functions: mounts, namespaces, pidfds, pipes, ptys, seccomp load. The only room with `unsafe`.
 
 pub mod async_fd;
-pub mod netns;
 pub mod caps;
 pub mod exec;
 pub mod fork;
 pub mod mounts;
+pub mod netns;
 pub mod probe;
 pub mod process;
 pub mod seccomp;

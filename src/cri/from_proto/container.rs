@@ -8,9 +8,9 @@ use super::mounts::{cdi_device, device, mount};
 use super::resources::resources;
 use super::security::container_security;
 use super::{At, DecodeError, image, required};
-use crate::types::container::ContainerConfig;
 use crate::proto;
 use crate::types::Signal;
+use crate::types::container::ContainerConfig;
 
 /// `config` of CreateContainer. `handlers` are the runtime handlers that an image may be asked for.
 pub fn container(from: Option<proto::ContainerConfig>, handlers: &[&str]) -> Result<ContainerConfig, DecodeError> {

@@ -3,8 +3,8 @@
 use super::check::{absolute, known, known_chars, length, list, relative_or_empty};
 use super::namespaces::id_mappings;
 use super::{At, DecodeError, image};
-use crate::types::container::{Device, Mount, Propagation};
 use crate::proto::{self, MountPropagation};
+use crate::types::container::{Device, Mount, Propagation};
 
 /// Options a client may add to a mount.
 const OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];

@@ -2,8 +2,8 @@
 
 use super::check::{count, known, list};
 use super::{At, DecodeError, check};
-use crate::types::pod::{IdMapping, NamespaceMode, Namespaces, UserNamespace};
 use crate::proto;
+use crate::types::pod::{IdMapping, NamespaceMode, Namespaces, UserNamespace};
 
 /// Who asks: a sandbox has no target container yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::check::{MAX_NAME, known, length, list, range};
 use super::{At, DecodeError};
-use crate::types::pod::{Dns, PortMapping, Protocol};
 use crate::proto;
+use crate::types::pod::{Dns, PortMapping, Protocol};
 
 /// Most entries of each kind; resolv.conf readers look at far fewer.
 const MAX_ENTRIES: usize = 64;

@@ -6,8 +6,8 @@ use super::resources::resources;
 use super::security::pod_security;
 use super::sysctls::sysctls;
 use super::{At, DecodeError, required};
-use crate::types::pod::{PodConfig, PodKey};
 use crate::proto;
+use crate::types::pod::{PodConfig, PodKey};
 
 /// `config` of RunPodSandbox.
 pub fn pod(from: Option<proto::PodSandboxConfig>) -> Result<PodConfig, DecodeError> {

@@ -2,8 +2,8 @@
 
 use super::check::{known_chars, length, list, no_control, range};
 use super::{At, DecodeError, check};
-use crate::types::container::Resources;
 use crate::proto::{HugepageLimit, LinuxContainerResources};
+use crate::types::container::Resources;
 
 /// Limits of a container, or of a sandbox.
 pub fn resources(at: &At<'_>, from: LinuxContainerResources) -> Result<Resources, DecodeError> {

@@ -3,10 +3,10 @@
 use super::check::{absolute, known, known_chars, length, list, no_control, user_id};
 use super::namespaces::{Whose, namespaces};
 use super::{At, DecodeError};
-use crate::types::container::ContainerSecurity;
-use crate::types::pod::{GroupsPolicy, PodSecurity, Profile, SelinuxOptions};
 use crate::proto;
 use crate::proto::security_profile::ProfileType;
+use crate::types::container::ContainerSecurity;
+use crate::types::pod::{GroupsPolicy, PodSecurity, Profile, SelinuxOptions};
 
 /// Capabilities of Linux, in the order of their numbers (capabilities(7)).
 const CAPABILITIES: [&str; 41] = [

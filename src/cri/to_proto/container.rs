@@ -1,11 +1,11 @@
 //! Containers.
 
 use super::{id_mappings, resources};
-use crate::types::container::{ContainerConfig, Mount, Propagation};
 use crate::container::view::{ContainerState, ContainerView};
 use crate::image::Images;
 use crate::proto;
 use crate::types::Signal;
+use crate::types::container::{ContainerConfig, Mount, Propagation};
 
 fn metadata(from: &ContainerConfig) -> proto::ContainerMetadata {
     proto::ContainerMetadata { name: from.name.clone(), attempt: from.attempt }

@@ -8,9 +8,9 @@ pub use container::{container, container_status};
 pub use image::image;
 pub use pod::{pod, pod_status};
 
+use crate::proto;
 use crate::types::container::Resources;
 use crate::types::pod::{IdMapping, NamespaceMode, Namespaces};
-use crate::proto;
 
 fn namespaces(from: &Namespaces) -> proto::NamespaceOption {
     let mode = |mode: NamespaceMode| {

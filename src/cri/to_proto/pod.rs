@@ -1,9 +1,9 @@
 //! Sandboxes.
 
 use super::namespaces;
-use crate::types::pod::PodConfig;
 use crate::pod::view::{PodState, PodView};
 use crate::proto;
+use crate::types::pod::PodConfig;
 
 fn metadata(from: &PodConfig) -> proto::PodSandboxMetadata {
     let key = &from.key;

@@ -38,10 +38,7 @@ pub(crate) struct Created {
 
 /// Signal that stops a container: the request's, else the image's, else SIGTERM.
 pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Signal {
-    config
-        .stop_signal
-        .or_else(|| Signal::parse(&image.config.stop_signal).ok())
-        .unwrap_or(Signal::TERM)
+    config.stop_signal.or_else(|| Signal::parse(&image.config.stop_signal).ok()).unwrap_or(Signal::TERM)
 }
 
 /// Writes the bundle and has the monitor create the container. The caller has written the record

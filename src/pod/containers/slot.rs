@@ -7,8 +7,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::container::record::{ContainerRecord, Stage};
 use crate::container::view::ContainerView;
-use crate::pod::PodError;
 use crate::image::LayerHold;
+use crate::pod::PodError;
 use crate::types::ContainerId;
 use crate::types::container::ContainerConfig;
 use crate::wire::Exit;
