@@ -67,6 +67,8 @@ pub struct Image {
     pub size: u64,
     /// Diff ids, lowest first.
     pub layers: Vec<Digest>,
+    /// Digests of the uncompressed layers, lowest first.
+    pub diff_ids: Vec<Digest>,
     /// Its config.
     pub config: ImageConfig,
     /// Not to be collected.
