@@ -68,7 +68,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let method: String = request.uri().path().rsplit('/').next().unwrap_or_default().chars().take(64).collect();
         let span = info_span!("rpc", method, pod = Empty, container = Empty, image = Empty);
         // tonic watches the deadline, too, and would answer Cancelled. This timer was made before
         // its, so this answer comes first.
