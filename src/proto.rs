@@ -1,7 +1,12 @@
 //! The generated CRI v1 types, client and server (`proto/runtime/v1/api.proto`).
 //!
 //! Architecture Invariant: only `cri/` (server half) and the clients in `kubelet/` and `cli/image.rs` import this.
-#![expect(missing_docs, clippy::all, reason = "generated; the documentation stands in the .proto file")]
+#![expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    reason = "generated; the documentation stands in the .proto file"
+)]
 
 tonic::include_proto!("runtime.v1");
 

@@ -15,9 +15,8 @@ pub enum Command {
     Default,
     /// Say whether the daemon would take this configuration.
     Check {
-        /// The file; conf.d/*.toml beside it is read, too.
-        #[arg(default_value = config::DEFAULT_PATH)]
-        file: PathBuf,
+        /// The file; conf.d/*.toml beside it is read, too. Without it the default one, if it is there.
+        file: Option<PathBuf>,
     },
     /// Print the configuration as the daemon would use it: defaults, file and conf.d merged.
     Dump {
@@ -32,8 +31,11 @@ pub fn run(command: Command) -> Outcome {
     match command {
         Command::Default => print(config::DEFAULT_TEXT)?,
         Command::Check { file } => {
-            let sources = config::read_sources(Some(&file))?;
+            let sources = config::read_sources(file.as_deref())?;
             config::parse(&sources)?;
+            if sources.is_empty() {
+                print(&format!("{}: not there, the defaults apply\n", config::DEFAULT_PATH))?;
+            }
             for source in &sources {
                 print(&format!("{}: ok\n", source.file.display()))?;
             }

@@ -19,14 +19,14 @@ pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 impl LogLevel {
     /// Takes a level or a filter, as in the configuration's `log.level`.
     pub fn set(&self, level: &str) -> Result<(), Failure> {
-        self.0.reload(EnvFilter::try_new(level)?)?;
+        self.0.reload(filter(level)?)?;
         Ok(())
     }
 }
 
 /// Starts logging to standard error.
 pub fn start(level: &str, format: LogFormat) -> Result<LogLevel, Failure> {
-    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(level)?);
+    let (filter, handle) = reload::Layer::new(filter(level)?);
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     let journal = match format {
@@ -40,6 +40,15 @@ pub fn start(level: &str, format: LogFormat) -> Result<LogLevel, Failure> {
         registry.with(lines).try_init()?
     };
     Ok(LogLevel(handle))
+}
+
+/// A mere level is meant for this program: the libraries below it tell of each frame they send.
+fn filter(level: &str) -> Result<EnvFilter, Failure> {
+    let verbose = ["debug", "trace"].iter().any(|verbose| level.eq_ignore_ascii_case(verbose));
+    if verbose {
+        return Ok(EnvFilter::try_new(format!("info,podwright={level}"))?);
+    }
+    Ok(EnvFilter::try_new(level)?)
 }
 
 /// systemd names the journal's stream as DEVICE:INODE; standard error may since have been redirected.

@@ -105,6 +105,8 @@ async fn serve(args: Args, config: Arc<Config>, level: LogLevel) -> Outcome {
     fs::set_permissions(&config.paths.root, fs::Permissions::from_mode(0o700))?;
     fs::set_permissions(&config.paths.state, fs::Permissions::from_mode(socket::FOLDER_MODE))?;
 
+    socket::check_free(&config.server.address)?;
+
     let app = App::build(Arc::clone(&config)).await?;
     let (listener, address) = socket::listen(&config.server.address)?;
     listener.set_nonblocking(true)?;

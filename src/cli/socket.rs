@@ -66,7 +66,8 @@ pub fn listen(path: &Path) -> Result<(UnixListener, Address), SocketError> {
     Ok((listener, Address { path: path.to_owned(), inode }))
 }
 
-fn check_free(path: &Path) -> Result<(), SocketError> {
+/// Whether [`listen`] would find the place free: a daemon that cannot serve should not begin to work.
+pub fn check_free(path: &Path) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotSocket(path.to_owned())),

@@ -65,7 +65,7 @@ pub async fn container(view: &ContainerView, config: &Config) -> HashMap<String,
 
 /// For ImageStatus.
 pub fn image(image: &Image) -> HashMap<String, String> {
-    let layers: Vec<String> = image.layers.iter().map(ToString::to_string).collect();
+    let layers: Vec<String> = image.diff_ids.iter().map(ToString::to_string).collect();
     one(
         "info",
         &json!({

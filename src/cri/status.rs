@@ -4,9 +4,9 @@ use tonic::{Code, Status};
 
 use crate::types::{ErrorKind, HasKind, chain};
 
-/// Longest message sent. Statuses travel in HTTP/2 headers, which clients bound (Go's default is
-/// 16 MiB for the whole list, but proxies and logs are less patient).
-const MAX_MESSAGE: usize = 8 << 10;
+/// Longest message sent, bytes. Statuses travel in HTTP/2 headers, up to three bytes for each of theirs, and many
+/// clients (tonic is one) take no more than 16 KiB of headers.
+const MAX_MESSAGE: usize = 4 << 10;
 
 /// The code for a class of errors.
 pub const fn code(kind: ErrorKind) -> Code {

@@ -68,7 +68,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let method: String = request.uri().path().rsplit('/').next().unwrap_or_default().chars().take(64).collect();
         let span = info_span!("rpc", method, pod = Empty, container = Empty, image = Empty);
         // tonic watches the deadline, too, and would answer Cancelled. This timer was made before
         // its, so this answer comes first.
@@ -181,5 +181,31 @@ mod tests {
             assert_eq!(timeout(&headers), None, "{bad}");
         }
         assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+
+    /// A handler that never answers.
+    #[derive(Clone)]
+    struct Asleep;
+
+    impl Service<http::Request<()>> for Asleep {
+        type Response = http::Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Pending<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<()>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_passes_is_told_by_its_code() {
+        let request = http::Request::post("/runtime.v1.ImageService/PullImage").header("grpc-timeout", "1m").body(());
+        let answer = TraceLayer.layer(Asleep).call(request.unwrap()).await.unwrap();
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
     }
 }

@@ -159,7 +159,7 @@ mod tests {
         refused(|c| c.envs[0].key.clear(), "config.envs[0].key");
         refused(|c| c.envs[0].key = "A=B".into(), "config.envs[0].key");
         refused(|c| c.envs[0].value = vec![0].into(), "config.envs[0].value");
-        refused(|c| c.mounts = vec![proto::Mount::default()], "config.mounts[0].host_path");
+        refused(|c| c.mounts = vec![proto::Mount::default()], "config.mounts[0].container_path");
         refused(|c| c.cdi_devices = vec![proto::CdiDevice::default()], "config.CDI_devices[0].name");
         refused(|c| c.windows = Some(proto::WindowsContainerConfig::default()), "config.windows");
         refused(|c| c.stop_signal = 99, "config.stop_signal");
