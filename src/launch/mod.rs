@@ -1,1 +1,4 @@
 //! A bundle in, a running process out: handlers, the seccomp compiler and the client of the monitor.
+
+pub mod handlers;
+pub mod seccomp;

@@ -41,7 +41,7 @@ fn init_and_exec_are_as_runc_makes_them() {
         // Dirt in the parent, none of which may reach a container.
         rustix::thread::set_thread_groups(&[rustix::process::Gid::from_raw(33)]).unwrap();
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-        let _dirt = std::fs::File::open("/etc/passwd").unwrap();
+        let dirt = std::fs::File::open("/etc/passwd").unwrap();
         let some = ["CAP_KILL", "CAP_NET_RAW", "CAP_SETUID"];
         let cases = [
             (
@@ -107,6 +107,7 @@ fn init_and_exec_are_as_runc_makes_them() {
             assert_eq!(youki.0, runc.0, "init, {sets} {user}");
             assert_eq!(youki.1, runc.1, "exec, {sets} {user}");
         }
+        drop(dirt);
         bed.census(&[]);
     });
 }
