@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bed::{Bed, Made, as_monitor, process};
+use crate::launch::seccomp::{SeccompCompiler, default_profile};
 use crate::sys::caps;
 
 /// Prints all that should not depend on who made the container.
@@ -34,6 +35,13 @@ fn confine(made: &mut Made, sets: Value, no_new_privs: bool, user: Value) {
     made.config["process"]["user"] = user;
 }
 
+/// The default profile: in the spec, for runc, and compiled.
+fn filter(made: &mut Made, compiler: &SeccompCompiler) {
+    let profile = default_profile(made.spec.confinement.capabilities.bounding).unwrap();
+    made.config["linux"]["seccomp"] = serde_json::to_value(&profile).unwrap();
+    made.spec.confinement.bpf = Some(compiler.bpf_file(&profile).unwrap());
+}
+
 #[test]
 fn init_and_exec_are_as_runc_makes_them() {
     as_monitor(|| {
@@ -41,7 +49,7 @@ fn init_and_exec_are_as_runc_makes_them() {
         // Dirt in the parent, none of which may reach a container.
         rustix::thread::set_thread_groups(&[rustix::process::Gid::from_raw(33)]).unwrap();
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-        let _dirt = std::fs::File::open("/etc/passwd").unwrap();
+        let dirt = std::fs::File::open("/etc/passwd").unwrap();
         let some = ["CAP_KILL", "CAP_NET_RAW", "CAP_SETUID"];
         let cases = [
             (
@@ -75,13 +83,22 @@ fn init_and_exec_are_as_runc_makes_them() {
                 json!({"uid": 0, "gid": 0}),
             ),
         ];
-        for (sets, no_new_privs, user) in cases {
+        let compiler = SeccompCompiler::new(bed.folder.path().join("seccomp"));
+        for (filtered, (sets, no_new_privs, user)) in
+            [false, true].into_iter().cycle().zip(cases.clone().into_iter().chain(cases.into_iter().skip(1)))
+        {
             let mut results = Vec::new();
             for engine in ["runc", "youki"] {
-                let make = |made: &mut Made| confine(made, sets.clone(), no_new_privs, user.clone());
+                let make = |made: &mut Made| {
+                    confine(made, sets.clone(), no_new_privs, user.clone());
+                    if filtered {
+                        filter(made, &compiler);
+                    }
+                };
                 let spec = bed.make(engine, &["sh", "-c", INSPECT], make);
                 let (code, init) = bed.run(&spec);
                 assert_eq!(code, 0, "{engine}: {init}");
+                assert_eq!(init.contains("Seccomp:\t2"), filtered, "{engine}: {init}");
                 let spec = bed.make(engine, &["sleep", "100"], make);
                 let mut running = bed.create(&spec).unwrap();
                 bed.start(&spec, &mut running).unwrap();
@@ -107,6 +124,34 @@ fn init_and_exec_are_as_runc_makes_them() {
             assert_eq!(youki.0, runc.0, "init, {sets} {user}");
             assert_eq!(youki.1, runc.1, "exec, {sets} {user}");
         }
+        drop(dirt);
         bed.census(&[]);
+    });
+}
+
+#[test]
+fn the_filter_holds_in_init_and_exec() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        let compiler = SeccompCompiler::new(bed.folder.path().join("seccomp"));
+        // With CAP_SYS_ADMIN kept out of the profile's sight, only the filter can refuse.
+        let all: Vec<&str> = super::bed::CAPABILITIES.into_iter().chain(["CAP_SYS_ADMIN"]).collect();
+        let sets = json!({"bounding": all, "permitted": all, "effective": all});
+        let script = "mount -t tmpfs x /tmp 2>&1 | grep -c 'Operation not permitted\\|permission denied'";
+        for no_new_privs in [false, true] {
+            let spec = bed.make("youki", &["sh", "-c", &format!("{script}; sleep 100")], |made| {
+                filter(made, &compiler);
+                confine(made, sets.clone(), no_new_privs, json!({"uid": 0, "gid": 0}));
+            });
+            let mut running = bed.create(&spec).unwrap();
+            bed.start(&spec, &mut running).unwrap();
+            assert_eq!(bed.exec(&spec, running.pid, process(&["sh", "-c", script])).unwrap(), (0, "1\n".to_owned()));
+            bed.delete(&spec);
+            assert_eq!(super::bed::text(&running.output), "1\n");
+        }
+        let spec = bed.make("youki", &["true"], |made| made.spec.confinement.bpf = Some("/does/not/exist.bpf".into()));
+        let error = bed.create(&spec).map(|_| ()).unwrap_err();
+        assert!(error.message.contains("/does/not/exist.bpf"), "no container without its filter: {error}");
+        bed.delete(&spec);
     });
 }

@@ -1,0 +1,313 @@
+//! Runtime handlers: what the `runtimeClassName` of a pod stands for, one TOML file each.
+//!
+//! `NAME.toml` defines the handler NAME; a `*.runtimeclass.yaml` beside it is the manifest for the
+//! cluster and not read here. The empty name is the default, which is `youki` unless a file says
+//! `default = true`. The built-in `youki` is always there; a `youki.toml` replaces its settings.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::types::{ErrorKind, HasKind};
+
+/// Name of the built-in handler.
+pub const BUILT_IN: &str = "youki";
+/// Largest file, bytes.
+const MAX_FILE: u64 = 64 << 10;
+/// Longest name, characters: RuntimeClass handlers are DNS labels.
+const MAX_NAME: usize = 63;
+
+/// A handler cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HandlerError {
+    /// No handler has this name.
+    #[error("runtime handler {name:?} is not configured; known are {known}")]
+    NotFound {
+        /// As asked.
+        name: String,
+        /// The names that are.
+        known: String,
+    },
+    /// A file or the folder cannot be read.
+    #[error("runtime handler file {path:?}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is no handler.
+    #[error("runtime handler file {path:?}: {reason}")]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// Key and reason.
+        reason: String,
+    },
+}
+
+impl HasKind for HandlerError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Io { .. } | Self::Invalid { .. } => ErrorKind::FailedPrecondition,
+        }
+    }
+}
+
+/// Who makes the containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Built in.
+    #[default]
+    Youki,
+    /// An OCI runtime binary.
+    Oci,
+}
+
+/// One handler.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Handler {
+    /// Its name, as in a RuntimeClass.
+    pub name: String,
+    /// Its settings.
+    pub settings: Settings,
+}
+
+/// A handler's file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who makes the containers.
+    pub kind: Kind,
+    /// This is what the empty name stands for.
+    pub default: bool,
+    /// `oci`: the binary, absolute or a name to be found in the usual folders.
+    pub binary: Option<PathBuf>,
+    /// `oci`: the binary's `--root`; unset: a folder of the pod's own.
+    pub root: Option<PathBuf>,
+    /// `oci`: further global arguments.
+    pub args: Vec<String>,
+    /// Annotations of pod and container that are handed to the runtime: names, or prefixes ending in `*`.
+    pub pod_annotations: Vec<String>,
+    /// The same for the container's own annotations.
+    pub container_annotations: Vec<String>,
+    /// Annotations that are set unless the client does.
+    pub default_annotations: BTreeMap<String, String>,
+    /// Snapshotter; unset: the configured one.
+    pub snapshotter: Option<String>,
+    /// CNI configuration folder; unset: the configured one.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// CNI plugin folder; unset: the configured one.
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Privileged containers do not get the host's devices.
+    pub privileged_without_host_devices: bool,
+    /// Overrides whether the systemd cgroup driver is used; unset: as configured.
+    pub systemd_cgroup: Option<bool>,
+    /// User namespaces work with it. The default holds for `youki` and up-to-date binaries.
+    pub user_namespaces: Option<bool>,
+    /// Recursive read-only mounts work with it.
+    pub recursive_read_only_mounts: Option<bool>,
+}
+
+impl Handler {
+    /// The path of the binary, if there is one and it can be found.
+    pub fn find_binary(&self) -> Option<PathBuf> {
+        const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+        let binary = self.settings.binary.as_ref()?;
+        let candidates = FOLDERS.iter().map(|folder| Path::new(folder).join(binary));
+        // An absolute path replaces what it is joined to.
+        candidates.into_iter().find(|path| path.is_file())
+    }
+
+    /// Those of `annotations` that one of `patterns` lets through to the runtime.
+    pub fn pass_through(patterns: &[String], annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let passes = |name: &str| {
+            patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => name == pattern,
+            })
+        };
+        annotations.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}
+
+/// All handlers of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handlers {
+    by_name: BTreeMap<String, Handler>,
+    default: String,
+}
+
+impl Default for Handlers {
+    /// Only the built-in one.
+    fn default() -> Self {
+        let built_in = Handler { name: BUILT_IN.to_owned(), settings: Settings::default() };
+        Self { by_name: BTreeMap::from([(BUILT_IN.to_owned(), built_in)]), default: BUILT_IN.to_owned() }
+    }
+}
+
+impl Handlers {
+    /// Reads all `*.toml` of a folder; one that does not exist holds none.
+    pub fn load(folder: &Path) -> Result<Self, HandlerError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| HandlerError::Io { path, source }
+        };
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(io(folder)(error)),
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            paths.push(entry.map_err(io(folder))?.path());
+        }
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        paths.sort();
+        let mut handlers = Self::default();
+        let mut chosen: Option<String> = None;
+        for path in paths {
+            let mut text = String::new();
+            let file = fs::File::open(&path).map_err(io(&path))?;
+            file.take(MAX_FILE).read_to_string(&mut text).map_err(io(&path))?;
+            let handler = parse(&path, &text)?;
+            if handler.settings.default
+                && let Some(other) = chosen.replace(handler.name.clone())
+            {
+                let reason = format!("default: {other:?} is the default already");
+                return Err(HandlerError::Invalid { path, reason });
+            }
+            handlers.by_name.insert(handler.name.clone(), handler);
+        }
+        handlers.default = chosen.unwrap_or(handlers.default);
+        Ok(handlers)
+    }
+
+    /// The handler of this name; the empty one is the default's.
+    pub fn get(&self, name: &str) -> Result<&Handler, HandlerError> {
+        let wanted = if name.is_empty() { &self.default } else { name };
+        self.by_name.get(wanted).ok_or_else(|| HandlerError::NotFound {
+            name: name.chars().take(MAX_NAME + 1).collect(),
+            known: self.by_name.keys().map(|known| format!("{known:?}")).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// What the empty name stands for.
+    pub fn default_name(&self) -> &str {
+        &self.default
+    }
+
+    /// All, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Handler> {
+        self.by_name.values()
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Handler, HandlerError> {
+    let invalid = |reason: String| HandlerError::Invalid { path: path.to_owned(), reason };
+    let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(fine) {
+        return Err(invalid("a handler's name has up to 63 of a-z, 0-9 and -".to_owned()));
+    }
+    let settings: Settings = toml::from_str(text).map_err(|error| invalid(error.to_string().trim().to_owned()))?;
+    match (settings.kind, &settings.binary) {
+        (Kind::Oci, None) => return Err(invalid("binary: missing, kind \"oci\" needs it".to_owned())),
+        (Kind::Oci, Some(binary)) if binary.components().count() > 1 && !binary.is_absolute() => {
+            return Err(invalid(format!("binary: {binary:?} is neither a name nor an absolute path")));
+        }
+        (Kind::Youki, Some(_)) => return Err(invalid("binary: only for kind \"oci\"".to_owned())),
+        (Kind::Youki, None) if settings.root.is_some() || !settings.args.is_empty() => {
+            return Err(invalid("root, args: only for kind \"oci\"".to_owned()));
+        }
+        (Kind::Youki, None) if name != BUILT_IN && settings == Settings::default() => {
+            return Err(invalid(format!("it says nothing; the built-in handler is {BUILT_IN:?}")));
+        }
+        _ => {}
+    }
+    let folders =
+        [("root", &settings.root), ("cni_conf_dir", &settings.cni_conf_dir), ("cni_bin_dir", &settings.cni_bin_dir)];
+    if let Some((key, path)) =
+        folders.into_iter().find(|(_, path)| path.as_ref().is_some_and(|path| !path.is_absolute()))
+    {
+        return Err(invalid(format!("{key}: {path:?} is not absolute")));
+    }
+    Ok(Handler { name: name.to_owned(), settings })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| fs::write(folder.path().join(name), text).unwrap());
+        folder
+    }
+
+    #[test]
+    fn the_files_that_come_with_us_are_good() {
+        let handlers = Handlers::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime-handlers")).unwrap();
+        assert_eq!(handlers.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["crun", "runc", "runsc", "youki"]);
+        assert_eq!(handlers.get("").unwrap().name, "youki");
+        assert_eq!(handlers.get("runc").unwrap().settings.kind, Kind::Oci);
+        for handler in handlers.iter() {
+            let manifest = format!("runtime-handlers/{}.runtimeclass.yaml", handler.name);
+            let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest)).unwrap();
+            let yaml: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+            assert_eq!((&yaml["kind"], &yaml["handler"]), (&"RuntimeClass".into(), &handler.name.as_str().into()));
+        }
+    }
+
+    #[test]
+    fn an_unknown_handler_is_told_with_the_known() {
+        let handlers = Handlers::load(folder(&[("runc.toml", "kind = 'oci'\nbinary = 'runc'")]).path()).unwrap();
+        let error = handlers.get("kata").unwrap_err();
+        assert_eq!(error.to_string(), r#"runtime handler "kata" is not configured; known are "runc", "youki""#);
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(Handlers::load(Path::new("/does/not/exist")).unwrap(), Handlers::default());
+    }
+
+    #[test]
+    fn another_default_can_be_chosen_once() {
+        let one = ("a.toml", "kind = 'oci'\nbinary = '/bin/a'\ndefault = true");
+        let two = ("b.toml", "kind = 'oci'\nbinary = '/bin/b'\ndefault = true");
+        assert_eq!(Handlers::load(folder(&[one]).path()).unwrap().get("").unwrap().name, "a");
+        assert!(Handlers::load(folder(&[one, two]).path()).is_err());
+    }
+
+    #[test]
+    fn bad_files_are_refused_by_name_and_key() {
+        for (name, text, want) in [
+            ("a.toml", "kind = 'oci'", "binary"),
+            ("a.toml", "kind = 'oci'\nbinary = 'x/y'", "binary"),
+            ("a.toml", "kind = 'vm'", "kind"),
+            ("a.toml", "kind = 'oci'\nbinary = 'x'\nwhat = 1", "what"),
+            ("a.toml", "kind = 'oci'\nbinary = 'x'\nroot = 'y'", "root"),
+            ("youki.toml", "binary = 'x'", "binary"),
+            ("A.toml", "kind = 'oci'\nbinary = 'x'", "name"),
+            ("b.toml", "", "built-in"),
+        ] {
+            let error = Handlers::load(folder(&[(name, text)]).path()).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn annotations_pass_by_name_or_prefix() {
+        let annotations = ["a.b/c", "a.b/d", "x"].map(|name| (name.to_owned(), String::new())).into();
+        let names = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|&p| p.to_owned()).collect();
+            Handler::pass_through(&patterns, &annotations).into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["a.b/*"]), ["a.b/c", "a.b/d"]);
+        assert_eq!(names(&["x", "a"]), ["x"]);
+        assert!(names(&[]).is_empty());
+    }
+}
