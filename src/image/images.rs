@@ -124,6 +124,7 @@ impl Images {
         for record in records {
             let image = Arc::new(record.image);
             let hold = Arc::new(layers.hold(needs(&image)));
+            hold.free_on_drop(false);
             if let Some(missing) = image.layers.iter().find(|key| !hold.keys().contains(key)) {
                 tracing::warn!(image = %image.id, tags = ?image.tags, layer = %missing, "layer is missing; image dropped");
                 forget(&folder, image.id);
@@ -224,7 +225,9 @@ impl Images {
             inner.index.store(Arc::new(index));
             drop(writing);
             // Readers may hold the old index for a moment yet; whoever is last throws the layers away.
-            drop(removed);
+            if let Some(removed) = removed {
+                removed.hold.free_on_drop(true);
+            }
             inner.layers.delete();
             tracing::info!(image = %id, "image removed");
             Ok(())
@@ -239,14 +242,17 @@ impl Images {
         Ok(FsInfo { mountpoint: layers.folder().to_owned(), used_bytes, inodes_used, timestamp_ns: now_ns() })
     }
 
-    /// Keeps an image's layers while a container uses them, also after the image is removed.
+    /// Keeps an image's layers while a container uses them, also after the image is removed, until
+    /// [`LayerHold::release`].
     pub fn hold(&self, image: &Image) -> LayerHold {
         self.hold_layers(&image.layers)
     }
 
     /// The same from [`Image::layers`] of a container's record, after a restart. Those not here are left out.
     pub fn hold_layers(&self, layers: &[Digest]) -> LayerHold {
-        self.inner.layers.hold(layers.iter().copied())
+        let hold = self.inner.layers.hold(layers.iter().copied());
+        hold.free_on_drop(false);
+        hold
     }
 }
 
@@ -272,7 +278,11 @@ impl Inner {
         // Nothing new on disk but the record itself: as durable as it was.
         let (synced, hold) = match old {
             Some((synced, old)) if old.keys() == hold.keys() => (synced, old),
-            _ => (false, Arc::new(hold)),
+            Some((_, old)) => {
+                old.free_on_drop(true);
+                (false, Arc::new(hold))
+            }
+            None => (false, Arc::new(hold)),
         };
         let entry = Entry { image: Arc::new(image), boot_id: self.boot_id.clone(), synced, tagged_ns: now_ns(), hold };
         let mut index = Index::clone(&self.index.load());
@@ -283,6 +293,8 @@ impl Inner {
                 self.save(entry)?;
             }
         }
+        // From here on the layers belong to the image, which outlives this process.
+        index.get(id).inspect(|entry| entry.hold.free_on_drop(false));
         self.index.store(Arc::new(index));
         self.sync_soon();
         Ok(())

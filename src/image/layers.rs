@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::ImageError;
@@ -38,13 +38,29 @@ struct Known {
     holds: usize,
 }
 
-/// Keeps layers from being deleted as long as it lives.
+/// Keeps layers from being deleted.
+///
+/// A hold that is simply dropped, as all are when the daemon ends, deletes nothing: containers outlive the daemon. Only
+/// [`LayerHold::release`] says that the layers are of no use to the holder any more.
+#[must_use = "layers are held as long as this lives"]
 pub struct LayerHold {
     layers: Arc<Layers>,
     keys: Vec<Digest>,
+    /// Deletes what nobody else holds when it is dropped.
+    frees: AtomicBool,
 }
 
 impl LayerHold {
+    /// Ends the hold; layers that nobody else holds are deleted.
+    pub fn release(self) {
+        self.free_on_drop(true);
+    }
+
+    /// Whether the last owner's drop counts as a release.
+    pub(super) fn free_on_drop(&self, frees: bool) {
+        self.frees.store(frees, Ordering::Release);
+    }
+
     /// The folder names of the layers held.
     pub fn keys(&self) -> &[Digest] {
         &self.keys
@@ -59,7 +75,7 @@ impl std::fmt::Debug for LayerHold {
 
 impl Drop for LayerHold {
     fn drop(&mut self) {
-        if self.layers.release(&self.keys) {
+        if self.layers.release(&self.keys, self.frees.load(Ordering::Acquire)) {
             self.layers.delete_soon();
         }
     }
@@ -143,7 +159,7 @@ impl Layers {
         self.place(key).join("fs")
     }
 
-    /// Holds those of `keys` that are here.
+    /// Holds those of `keys` that are here, for a piece of work: dropping it frees them.
     pub fn hold(self: &Arc<Self>, keys: impl IntoIterator<Item = Digest>) -> LayerHold {
         let mut state = self.lock();
         let mut held = Vec::new();
@@ -153,7 +169,7 @@ impl Layers {
                 held.push(key);
             }
         }
-        LayerHold { layers: self.clone(), keys: held }
+        LayerHold { layers: self.clone(), keys: held, frees: AtomicBool::new(true) }
     }
 
     /// Holds one layer, if it is here.
@@ -206,7 +222,7 @@ impl Layers {
         if let Some(known) = state.known.get_mut(&key) {
             known.holds += 1;
         }
-        Ok(LayerHold { layers: self.clone(), keys: vec![key] })
+        Ok(LayerHold { layers: self.clone(), keys: vec![key], frees: AtomicBool::new(true) })
     }
 
     /// Bytes and inodes of all layers.
@@ -242,7 +258,7 @@ impl Layers {
     }
 
     /// Whether anything went into the trash.
-    fn release(&self, keys: &[Digest]) -> bool {
+    fn release(&self, keys: &[Digest], frees: bool) -> bool {
         let mut state = self.lock();
         let mut free = Vec::new();
         for key in keys {
@@ -253,7 +269,7 @@ impl Layers {
                 }
             }
         }
-        if !state.collecting || free.is_empty() {
+        if !frees || !state.collecting || free.is_empty() {
             return false;
         }
         self.discard(&mut state, &free);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::try_join_all;
@@ -22,6 +23,12 @@ use crate::types::Digest;
 /// Pieces of a blob between network and decompressor.
 const PIECES: usize = 32;
 
+/// Longest wait for the remains of a failed pull to be gone.
+const CLEANUP: Duration = Duration::from_secs(5);
+
+/// Held by everything that works for a pull; when all are dropped, nothing of it goes on.
+type Alive = mpsc::Sender<()>;
+
 /// Pulls; the image's id.
 pub(super) async fn run(
     inner: Arc<Inner>,
@@ -30,16 +37,41 @@ pub(super) async fn run(
     platform: Platform,
 ) -> Result<Digest, ImageError> {
     let began = std::time::Instant::now();
+    let (alive, mut gone) = mpsc::channel(1);
+    let result = attempt(&inner, &reference, auth, platform, alive).await;
+    match &result {
+        Ok(image) => tracing::info!(%reference, %image, elapsed = ?began.elapsed(), "image pulled"),
+        Err(error) => {
+            tracing::debug!(%reference, %error, "pull failed");
+            // So that the caller who hears of the failure finds nothing left of it. A layer that another pull has
+            // joined lives on for that one; it is not waited for.
+            let _ = tokio::time::timeout(CLEANUP, gone.recv()).await;
+            let layers = inner.layers.clone();
+            blocking(move || {
+                layers.delete();
+                Ok(())
+            })
+            .await?;
+        }
+    }
+    result
+}
+
+async fn attempt(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    auth: Option<Auth>,
+    platform: Platform,
+    alive: Alive,
+) -> Result<Digest, ImageError> {
     let what = reference.to_string();
     let (clients, defaults) = (&inner.clients, &inner.defaults);
-    let session = Arc::new(Session::new(&reference, auth.as_ref(), clients, defaults, inner.window)?);
+    let session = Arc::new(Session::new(reference, auth.as_ref(), clients, defaults, inner.window)?);
     let found = find_manifest(&session, &what, reference.version(), &platform).await?;
-    let image = match known(&inner, &found, &reference).await? {
-        Some(id) => id,
-        None => fetch(&inner, &session, &what, &reference, &platform, found).await?,
-    };
-    tracing::info!(reference = %what, image = %image, elapsed = ?began.elapsed(), "image pulled");
-    Ok(image)
+    match known(inner, &found, reference).await? {
+        Some(id) => Ok(id),
+        None => fetch(inner, &session, reference, &platform, found, alive).await,
+    }
 }
 
 struct Found {
@@ -94,16 +126,18 @@ async fn known(inner: &Arc<Inner>, found: &Found, reference: &Reference) -> Resu
 async fn fetch(
     inner: &Arc<Inner>,
     session: &Arc<Session>,
-    what: &str,
     reference: &Reference,
     platform: &Platform,
     found: Found,
+    alive: Alive,
 ) -> Result<Digest, ImageError> {
+    let what = &reference.to_string();
     let Manifest { config, layers } = found.manifest;
     let body = session.small_blob(&config).await?;
     let blob = manifest::parse_config(what, &body, layers.len(), platform)?;
     let tasks = layers.iter().zip(&blob.diff_ids).map(|(descriptor, diff_id)| {
-        AbortOnDrop::spawn(layer(inner.clone(), session.clone(), descriptor.clone(), *diff_id)).wait("layer")
+        AbortOnDrop::spawn(layer(inner.clone(), session.clone(), descriptor.clone(), *diff_id, alive.clone()))
+            .wait("layer")
     });
     // The first failure drops the others, which stops them.
     let holds = try_join_all(tasks).await?;
@@ -157,6 +191,7 @@ async fn layer(
     session: Arc<Session>,
     descriptor: Descriptor,
     diff_id: Digest,
+    alive: Alive,
 ) -> Result<Arc<LayerHold>, ImageError> {
     loop {
         let (job, ours) = {
@@ -169,7 +204,7 @@ async fn layer(
             match fetching.get(&diff_id).and_then(WeakJob::upgrade) {
                 Some(job) => (job, false),
                 None => {
-                    let work = fetch_layer(inner.clone(), session.clone(), descriptor.clone(), diff_id);
+                    let work = fetch_layer(inner.clone(), session.clone(), descriptor.clone(), diff_id, alive.clone());
                     let job: Job<Arc<LayerHold>> = work.boxed().shared();
                     job.downgrade().map(|weak| fetching.insert(diff_id, weak));
                     (job, true)
@@ -189,6 +224,7 @@ async fn fetch_layer(
     session: Arc<Session>,
     descriptor: Descriptor,
     diff_id: Digest,
+    alive: Alive,
 ) -> Result<Arc<LayerHold>, ImageError> {
     let gone = || ImageError::Aborted { what: format!("layer {diff_id}") };
     let _slot = inner.slots.clone().acquire_owned().await.map_err(|_| gone())?;
@@ -196,8 +232,8 @@ async fn fetch_layer(
     let mut first = 0;
     loop {
         let (tx, rx) = mpsc::channel(PIECES);
-        let layers = inner.layers.clone();
-        let unpacking = tokio::task::spawn_blocking(move || -> Result<LayerHold, ImageError> {
+        let (layers, alive) = (inner.layers.clone(), alive.clone());
+        let unpack = move || -> Result<LayerHold, ImageError> {
             // Owned here, so that it is removed wherever this ends, also if nobody waits any more.
             let temporary = layers.temporary()?;
             let summary = unpack::unpack(rx, wanted, &temporary.fs())?;
@@ -210,11 +246,13 @@ async fn fetch_layer(
                 links: summary.links,
             };
             layers.insert(temporary, diff_id, record)
-        });
+        };
+        // The result first: if nobody takes it any more, it is dropped before the sign of life is.
+        let unpacking = tokio::task::spawn_blocking(move || (unpack(), alive));
         let (source, from) = (session.clone(), descriptor.clone());
         let download = AbortOnDrop::spawn(async move { source.stream(&from, first, &tx).await });
         let downloaded = download.wait("download").await;
-        let unpacked = unpacking.await.unwrap_or_else(|_| Err(gone()));
+        let unpacked = unpacking.await.map_or_else(|_| Err(gone()), |(unpacked, _)| unpacked);
         match (downloaded, unpacked) {
             // What came was not what was promised; another host may do better.
             (Ok(_), Err(error @ ImageError::Corrupt { .. })) if first + 1 < session.hosts() => {

@@ -37,6 +37,7 @@ pub async fn stream(
     out: &mpsc::Sender<Piece>,
 ) -> Outcome {
     let mut resumes = 0;
+    let mut broken = String::new();
     loop {
         let before = *at;
         let mut headers = HeaderMap::new();
@@ -47,7 +48,10 @@ pub async fn stream(
         }
         let response = match peer.get(path, &headers, only).await {
             Ok(response) => response,
-            Err(refusal) => return Outcome::Refused(refusal),
+            Err(refusal) if broken.is_empty() => return Outcome::Refused(refusal),
+            Err(refusal) => {
+                return Outcome::Refused(Refusal::Temporary(format!("{broken}; then {}", refusal.reason())));
+            }
         };
         let ended = match offset(&response, *at) {
             Some(skip) => forward(response, skip, size, at, window, out).await,
@@ -64,6 +68,7 @@ pub async fn stream(
             return Outcome::Refused(Refusal::Temporary(reason));
         }
         tracing::debug!(host = %peer.host.name(), %reason, at = *at, size, "blob download will be resumed");
+        broken = reason;
     }
 }
 

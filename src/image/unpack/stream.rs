@@ -125,8 +125,8 @@ fn inflate(
 
 fn decode(compressed: &mut Compressed, full: &SyncSender<Vec<u8>>, empty: &Receiver<Vec<u8>>) -> Result<(), Broken> {
     let broken = |error: io::Error| Broken::Stream(error.to_string());
-    let magic: Vec<u8> = compressed.fill_buf().map_err(broken)?.iter().take(6).copied().collect();
-    match magic.as_slice() {
+    let magic = compressed.head();
+    match magic.as_ref() {
         [0x1f, 0x8b, ..] => pass(&mut MultiGzDecoder::new(compressed), "gzip", full, empty),
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(broken)?;
@@ -207,6 +207,16 @@ struct Compressed {
 }
 
 impl Compressed {
+    /// At least the first six bytes, if there are as many, without consuming them.
+    fn head(&mut self) -> Bytes {
+        let mut head = Vec::new();
+        while head.len() < 6 && self.fill_buf().is_ok_and(|bytes| !bytes.is_empty()) {
+            head.extend_from_slice(&std::mem::take(&mut self.current));
+        }
+        self.current = head.into();
+        self.current.clone()
+    }
+
     fn drain(&mut self) {
         while let Ok(true) = self.fill_buf().map(|bytes| !bytes.is_empty()) {
             self.current.clear();
