@@ -1,1 +1,6 @@
 //! The node driver: pod manifests in, CRI calls over a socket out. Knows nothing of the runtime behind the socket.
+
+pub mod backoff;
+pub mod manifest;
+pub mod qos;
+pub mod translate;
