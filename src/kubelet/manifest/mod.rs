@@ -25,6 +25,7 @@ pub use container::*;
 pub use pod::*;
 pub use quantity::{Quantity, QuantityError};
 pub use security::*;
+pub(crate) use validate::is_inner_path;
 pub use validate::notes;
 pub use volume::*;
 
