@@ -3,8 +3,11 @@
 pub mod backoff;
 pub mod client;
 pub mod events;
+pub mod logs;
 pub mod manifest;
 pub mod node;
+pub mod pod_worker;
 pub mod qos;
+pub mod teardown;
 pub mod translate;
 pub mod volumes;
