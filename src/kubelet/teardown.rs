@@ -55,7 +55,8 @@ impl PodRef {
         })
     }
 
-    fn selector(&self) -> HashMap<String, String> {
+    /// The labels by which the runtime finds it.
+    pub fn selector(&self) -> HashMap<String, String> {
         [(labels::POD_UID, &self.uid), (labels::OWNER, &self.owner)]
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value.clone()))
@@ -69,25 +70,35 @@ impl PodRef {
 /// # Errors
 /// The first thing that could not be removed; calling again tries the rest.
 pub async fn teardown(cri: &Cri, dirs: &Arc<Dirs>, pod: &PodRef, grace: u32) -> Result<(), WorkerError> {
+    stop(cri, pod, grace).await?;
+    let mut results = Vec::new();
+    for sandbox in cri.sandboxes(pod.selector()).await? {
+        let remove = proto::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id };
+        results.push(lenient(cri.remove_pod_sandbox(remove).await));
+    }
+    results.into_iter().collect::<Result<(), _>>()?;
+    let (dirs, pod) = (dirs.clone(), pod.clone());
+    let cleaned = tokio::task::spawn_blocking(move || {
+        let files = volumes::remove_tree(&dirs.pods.join(&pod.uid));
+        let logs = volumes::remove_tree(&dirs.logs.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)));
+        remove_cgroups(&pod.uid);
+        files.and(logs)
+    });
+    Ok(cleaned.await??)
+}
+
+/// Stops what still runs of a pod, with `grace` seconds, and its sandboxes.
+///
+/// # Errors
+/// The first thing that could not be stopped.
+pub async fn stop(cri: &Cri, pod: &PodRef, grace: u32) -> Result<(), WorkerError> {
     let (sandboxes, containers) = tokio::try_join!(cri.sandboxes(pod.selector()), cri.containers(pod.selector()))?;
     let live = containers.iter().filter(|container| container.state() == proto::ContainerState::ContainerRunning);
     let stopped = join_all(live.map(|container| cri.stop_container(&container.id, grace))).await;
     let mut results: Vec<Result<(), WorkerError>> = stopped.into_iter().map(lenient).collect();
     for sandbox in sandboxes {
-        let stop = proto::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
+        let stop = proto::StopPodSandboxRequest { pod_sandbox_id: sandbox.id };
         results.push(lenient(cri.stop_pod_sandbox(stop).await));
-        let remove = proto::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id };
-        results.push(lenient(cri.remove_pod_sandbox(remove).await));
-    }
-    if results.iter().all(Result::is_ok) {
-        let (dirs, pod) = (dirs.clone(), pod.clone());
-        let cleaned = tokio::task::spawn_blocking(move || {
-            let files = volumes::remove_tree(&dirs.pods.join(&pod.uid));
-            let logs = volumes::remove_tree(&dirs.logs.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)));
-            remove_cgroups(&pod.uid);
-            files.and(logs)
-        });
-        results.push(cleaned.await?.map_err(WorkerError::from));
     }
     results.into_iter().collect()
 }
