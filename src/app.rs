@@ -97,9 +97,13 @@ impl App {
 impl App {
     /// What the gRPC door needs.
     pub fn services(&self) -> Services {
-        let handlers = self.handlers.names().map(|name| HandlerInfo {
-            name: name.to_owned(),
-            recursive_read_only_mounts: true,
+        let default = self.handlers.default_name();
+        let mut handlers: Vec<_> = self.handlers.iter().collect();
+        handlers.sort_by_key(|handler| (handler.name != default, &handler.name));
+        let handlers = handlers.into_iter().map(|handler| HandlerInfo {
+            name: handler.name.clone(),
+            recursive_read_only_mounts: handler.settings.recursive_read_only_mounts.unwrap_or(true),
+            // Pods with user namespaces are refused so far, whatever the handler could do.
             user_namespaces: false,
         });
         Services {

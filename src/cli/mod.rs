@@ -3,8 +3,10 @@
 pub mod check;
 mod config;
 mod image;
+pub mod kubelet;
 mod lock;
 mod logging;
+pub mod run;
 mod serve;
 mod socket;
 
@@ -35,6 +37,10 @@ struct Cli {
 enum Command {
     /// Run the daemon.
     Serve(serve::Args),
+    /// Run a pod from its manifest, on any CRI runtime, and exit with its code.
+    Run(run::RunArgs),
+    /// Keep the pods of a folder of manifests running, on any CRI runtime.
+    Kubelet(kubelet::KubeletArgs),
     /// Print or check the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -48,6 +54,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Run(args) => driver(run::run(args)),
+        Command::Kubelet(args) => driver(kubelet::run(args)),
         Command::Config(command) => config::run(command),
         Command::Check(args) => preflight(&args),
         Command::Image(args) => image::run(args),
@@ -60,6 +68,15 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The node driver is a client among others: one thread is enough for it.
+fn driver(work: impl Future<Output = ExitCode>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(work);
+    // A reader of standard input that never ends must not keep the process.
+    runtime.shutdown_background();
+    Ok(code)
 }
 
 /// What to check, and with which configuration.

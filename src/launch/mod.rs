@@ -1,7 +1,5 @@
 //! A bundle in, a running process out: handlers, the seccomp compiler and the client of the monitor.
 
 pub mod handlers;
-pub mod handlers;
 pub mod monitor;
-pub mod seccomp;
 pub mod seccomp;

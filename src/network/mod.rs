@@ -126,6 +126,11 @@ impl Drop for Shared {
 }
 
 impl Network {
+    /// As given to [`Network::new`].
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
     /// Reads the configurations and watches their folder from then on. Must be called in a tokio runtime.
     /// That there is no configuration is no error; it shows in [`Network::status`].
     pub fn new(settings: Settings) -> Result<Self, NetworkError> {

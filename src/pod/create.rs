@@ -15,7 +15,7 @@ use super::files::{self, PodPaths};
 use super::record::PodRecord;
 use crate::cgroup;
 use crate::launch::monitor::{EventReceiver, Monitor};
-use crate::network::Attach;
+use crate::network::{Attach, Dirs};
 use crate::wire::{PauseSpec, Process};
 
 /// Uid and gid of pause, when nothing else is asked: nobody of the images' users.
@@ -70,6 +70,15 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
 
 async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Result<Vec<IpAddr>, PodError> {
     let config = &record.config;
+    let handler = context.handlers.get(&record.handler).map_err(|error| PodError::of("handler", &error))?;
+    let settings = &handler.settings;
+    let dirs = (settings.cni_conf_dir.is_some() || settings.cni_bin_dir.is_some()).then(|| Dirs {
+        conf_dir: settings.cni_conf_dir.clone().unwrap_or_else(|| context.network.settings().conf_dir.clone()),
+        bin_dirs: match &settings.cni_bin_dir {
+            Some(folder) => vec![folder.clone()],
+            None => context.network.settings().bin_dirs.clone(),
+        },
+    });
     let request = Attach {
         pod: record.id.clone(),
         key: config.key.clone(),
@@ -80,7 +89,7 @@ async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Resu
         annotations: config.annotations.clone(),
         cgroup_parent: config.cgroup_parent.clone(),
         sysctls: config.sysctls.clone(),
-        dirs: None,
+        dirs,
     };
     let attachment = context.network.attach(&request).await.map_err(|error| PodError::of("network", &error))?;
     Ok(attachment.ips)

@@ -1,6 +1,7 @@
 //! Making a container: from the request to a bundle and an init process that waits for Start.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use crate::container::record::ContainerRecord;
 use crate::container::spec::{self, Inputs, PodPlaces, Program};
 use crate::container::{capabilities, devices, layer_file, user};
 use crate::image::Image;
-use crate::launch::handlers::{Handler, HandlerKind};
+use crate::launch::handlers::{Handler, Kind};
 use crate::launch::monitor::Monitor;
 use crate::launch::seccomp;
 use crate::pod::PodError;
@@ -83,7 +84,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     record.user = user.user.clone();
 
     let handler = context.handlers.get(&pod.handler).map_err(|error| PodError::of("handler", &error))?;
-    let built_in = handler.kind == HandlerKind::Youki;
+    let built_in = handler.settings.kind == Kind::Youki;
     let profile = seccomp_profile(&context, &record.config)?;
     let places = places(&paths, &pod);
     let parent = context.cgroup_parent(&pod.config.cgroup_parent)?;
@@ -111,7 +112,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         seccomp: profile.clone(),
         held: context.held_capabilities,
         stage: built_in,
-        annotations: handler.annotations(&pod.config.annotations, &record.config.annotations),
+        annotations: annotations(handler, &pod, &record),
         devices: &devices,
         nofile: context.limits.nofile,
         pids: context.limits.pids,
@@ -144,7 +145,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     record.confinement = confinement.clone();
     let spec = CreateSpec {
         container: record.id.clone(),
-        engine: engine(&context, handler, &paths),
+        engine: engine(&context, handler, &paths)?,
         bundle,
         rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs },
         mounts: made.staged,
@@ -179,7 +180,7 @@ fn find_user(config: &ContainerConfig, image: &Image, lower: &[PathBuf]) -> Resu
 
 fn device_nodes(config: &ContainerConfig, handler: &Handler) -> Result<Vec<devices::Node>, PodError> {
     let mut nodes = Vec::new();
-    if config.security.privileged && !handler.privileged_without_host_devices {
+    if config.security.privileged && !handler.settings.privileged_without_host_devices {
         nodes = devices::all();
     }
     for device in &config.devices {
@@ -208,7 +209,9 @@ fn seccomp_profile(
         Profile::Unset if !context.limits.seccomp_when_unset => Ok(None),
         Profile::Unconfined => Ok(None),
         Profile::Unset | Profile::RuntimeDefault => match &context.limits.seccomp_default {
-            None => Ok(Some(seccomp::default_profile(caps))),
+            None => seccomp::default_profile(caps)
+                .map(Some)
+                .map_err(|error| PodError::failed(ErrorKind::Internal, format!("seccomp: {error}"))),
             Some(path) => load(path),
         },
         Profile::Localhost(path) => load(Path::new(path)),
@@ -256,17 +259,42 @@ fn place(staging: &Path, source: &Path, staged: &Path) -> std::io::Result<()> {
     if fs::metadata(source)?.is_dir() { private_folder(staged) } else { fs::write(staged, "") }
 }
 
-fn engine(context: &Context, handler: &Handler, paths: &PodPaths) -> Engine {
-    let systemd_cgroup = context.cgroups.driver == crate::cgroup::Driver::Systemd;
-    match handler.kind {
-        HandlerKind::Youki => Engine::Youki { root: paths.state.join("youki"), systemd_cgroup },
-        HandlerKind::Oci => Engine::Oci {
-            binary: handler.binary.clone(),
-            root: paths.state.join("oci"),
-            args: handler.args.clone(),
+fn load_profile(path: &Path, caps: u64) -> Result<oci_spec::runtime::LinuxSeccomp, PodError> {
+    let mut text = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(seccomp::MAX_PROFILE as u64 + 1).read_to_end(&mut text));
+    read.map_err(|error| PodError::Invalid {
+        field: "config.linux.security_context.seccomp.localhost_ref",
+        value: path.to_string_lossy().into_owned(),
+        reason: error.to_string(),
+    })?;
+    seccomp::parse_profile(&text, caps).map_err(|error| PodError::of("seccomp", &error))
+}
+
+/// Those of the pod's and the container's annotations that the handler lets through, over its own.
+fn annotations(handler: &Handler, pod: &PodRecord, record: &ContainerRecord) -> Vec<(String, String)> {
+    let settings = &handler.settings;
+    let mut all = settings.default_annotations.clone();
+    all.extend(Handler::pass_through(&settings.pod_annotations, &pod.config.annotations));
+    all.extend(Handler::pass_through(&settings.container_annotations, &record.config.annotations));
+    all.into_iter().collect()
+}
+
+fn engine(context: &Context, handler: &Handler, paths: &PodPaths) -> Result<Engine, PodError> {
+    let settings = &handler.settings;
+    let systemd_cgroup =
+        settings.systemd_cgroup.unwrap_or(context.cgroups.driver == crate::cgroup::Driver::Systemd);
+    Ok(match settings.kind {
+        Kind::Youki => Engine::Youki { root: paths.state.join("youki"), systemd_cgroup },
+        Kind::Oci => Engine::Oci {
+            binary: handler.find_binary().ok_or_else(|| {
+                let text = format!("handler {:?}: its binary {:?} is not installed", handler.name, settings.binary);
+                PodError::failed(ErrorKind::FailedPrecondition, text)
+            })?,
+            root: settings.root.clone().unwrap_or_else(|| paths.state.join("oci")),
+            args: settings.args.clone(),
             systemd_cgroup,
         },
-    }
+    })
 }
 
 /// Reads the spec's process for an exec after a restart of the daemon.

@@ -1,0 +1,108 @@
+//! One pod name: runs what is wanted under it, and clears away what no longer is.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::types::chain;
+
+use super::super::pod_worker::{Halt, Report, Tools, Worker, WorkerError};
+use super::super::teardown::{PodRef, teardown};
+use super::super::translate::{PodJob, labels};
+use super::{FIRST_PAUSE, Key, LONGEST_PAUSE, Shared};
+
+type Wanted = watch::Receiver<Option<Arc<PodJob>>>;
+
+/// Goes on for as long as somebody may want something: a name that comes back finds what is left of it.
+pub(super) async fn run(shared: Arc<Shared>, key: Key, mut wanted: Wanted) {
+    let pod = format!("{}/{}", key.0, key.1);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let job = wanted.borrow_and_update().clone();
+        if let Err(error) = clear(&shared, &key, job.as_deref()).await {
+            tracing::warn!(%pod, error = %chain(&error), "cannot remove a former pod yet");
+            // Nothing tells when a runtime's trouble is over.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            continue;
+        }
+        pause = FIRST_PAUSE;
+        if let Some(job) = job {
+            work(&shared, &pod, job, &mut wanted).await;
+        }
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs a pod to its end, or until something else is wanted.
+async fn work(shared: &Shared, pod: &str, job: Arc<PodJob>, wanted: &mut Wanted) {
+    let (halt, halted) = watch::channel(Halt::No);
+    let (reports, incoming) = mpsc::channel(64);
+    let tools = Tools {
+        cri: shared.cri.clone(),
+        node: shared.node.clone(),
+        dirs: shared.dirs.clone(),
+        listener: shared.events.listen(),
+        reports,
+        halt: halted,
+    };
+    tracing::info!(%pod, uid = %job.uid, "pod wanted");
+    let mut worker = Worker::new(job, tools, true);
+    let run = async move { worker.run().await };
+    let log = log(pod, incoming);
+    let changed = async {
+        // `wait_for` would look at the value at hand; only a new one counts.
+        let mut later = wanted.clone();
+        if later.changed().await.is_ok() {
+            halt.send_replace(Halt::Gracefully);
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        (result, ()) = async { tokio::join!(run, log) } => match result {
+            Ok(outcome) => tracing::info!(%pod, ?outcome, "pod over"),
+            Err(error) => tracing::error!(%pod, error = %chain(&error), "pod failed"),
+        },
+        () = changed => {}
+    }
+}
+
+async fn log(pod: &str, mut reports: mpsc::Receiver<Report>) {
+    while let Some(report) = reports.recv().await {
+        match report {
+            Report::Pulling(image) => tracing::info!(%pod, %image, "pulling"),
+            Report::Pulled(image, took) => tracing::info!(%pod, %image, ?took, "pulled"),
+            Report::SandboxStarting => tracing::debug!(%pod, "making the sandbox"),
+            Report::SandboxReady(ips) => tracing::info!(%pod, ?ips, "sandbox ready"),
+            Report::Starting { container, attempt, .. } => tracing::debug!(%pod, %container, attempt, "starting"),
+            Report::Started(container) => tracing::info!(%pod, %container, "started"),
+            Report::Exited { container, attempt, code, reason, message } => {
+                tracing::info!(%pod, %container, attempt, code, %reason, %message, "exited");
+            }
+            Report::BackOff(container, until) => {
+                tracing::info!(%pod, %container, until = %crate::types::rfc3339_nano(until), "backing off");
+            }
+            Report::Stopping => tracing::info!(%pod, "stopping"),
+            Report::Trouble(error) => tracing::warn!(%pod, %error, "will try again"),
+        }
+    }
+}
+
+/// Removes the pods of this name but the one that is wanted.
+async fn clear(shared: &Shared, key: &Key, keep: Option<&PodJob>) -> Result<(), WorkerError> {
+    let mine = [(labels::OWNER, &shared.owner), (labels::POD_NAMESPACE, &key.0), (labels::POD_NAME, &key.1)];
+    let mine = mine.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+    for sandbox in shared.cri.sandboxes(mine).await? {
+        let Some(pod) = PodRef::from_labels(&sandbox.labels) else { continue };
+        let hash = sandbox.annotations.get(labels::MANIFEST_HASH);
+        if keep.is_some_and(|job| job.uid == pod.uid && Some(&job.hash) == hash) {
+            continue;
+        }
+        let grace = sandbox.annotations.get(labels::GRACE).and_then(|text| text.parse().ok()).unwrap_or(30);
+        tracing::info!(pod = %format!("{}/{}", key.0, key.1), uid = %pod.uid, "removing");
+        teardown(&shared.cri, &shared.dirs, &pod, grace).await?;
+    }
+    Ok(())
+}
