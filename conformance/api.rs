@@ -60,16 +60,60 @@ async fn calls_of_later_fail_by_name() {
     let mut runtime = node.cri().runtime();
     let none = || "0".repeat(64);
     let answers: Vec<(&str, Result<(), Status>)> = vec![
-        ("exec", runtime.exec(ExecRequest { container_id: none(), cmd: vec!["true".into()], stdout: true, ..Default::default() }).await.map(drop)),
-        ("attach", runtime.attach(AttachRequest { container_id: none(), stdout: true, ..Default::default() }).await.map(drop)),
+        (
+            "exec",
+            runtime
+                .exec(ExecRequest {
+                    container_id: none(),
+                    cmd: vec!["true".into()],
+                    stdout: true,
+                    ..Default::default()
+                })
+                .await
+                .map(drop),
+        ),
+        (
+            "attach",
+            runtime.attach(AttachRequest { container_id: none(), stdout: true, ..Default::default() }).await.map(drop),
+        ),
         ("port", runtime.port_forward(PortForwardRequest { pod_sandbox_id: none(), port: vec![80] }).await.map(drop)),
-        ("checkpoint", runtime.checkpoint_container(CheckpointContainerRequest { container_id: none(), ..Default::default() }).await.map(drop)),
-        ("checkpoint", runtime.checkpoint_pod(CheckpointPodRequest { pod_sandbox_id: none(), ..Default::default() }).await.map(drop)),
+        (
+            "checkpoint",
+            runtime
+                .checkpoint_container(CheckpointContainerRequest { container_id: none(), ..Default::default() })
+                .await
+                .map(drop),
+        ),
+        (
+            "checkpoint",
+            runtime
+                .checkpoint_pod(CheckpointPodRequest { pod_sandbox_id: none(), ..Default::default() })
+                .await
+                .map(drop),
+        ),
         ("restore", runtime.restore_pod(RestorePodRequest::default()).await.map(drop)),
         ("stats", runtime.container_stats(ContainerStatsRequest { container_id: none() }).await.map(drop)),
         ("stats", runtime.pod_sandbox_stats(PodSandboxStatsRequest { pod_sandbox_id: none() }).await.map(drop)),
-        ("update", runtime.update_container_resources(UpdateContainerResourcesRequest { container_id: none(), ..Default::default() }).await.map(drop)),
-        ("update", runtime.update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest { pod_sandbox_id: none(), ..Default::default() }).await.map(drop)),
+        (
+            "update",
+            runtime
+                .update_container_resources(UpdateContainerResourcesRequest {
+                    container_id: none(),
+                    ..Default::default()
+                })
+                .await
+                .map(drop),
+        ),
+        (
+            "update",
+            runtime
+                .update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest {
+                    pod_sandbox_id: none(),
+                    ..Default::default()
+                })
+                .await
+                .map(drop),
+        ),
     ];
     for (word, answer) in answers {
         let status = answer.expect_err(word);
@@ -87,7 +131,8 @@ async fn calls_of_later_fail_by_name() {
 async fn daemon_says_no_to_unknown_services() {
     let node = Node::start().await;
     // A raw call of a method that no CRI has.
-    let channel = tonic::transport::Endpoint::try_from(format!("unix://{}", node.dir().join("cri.sock").display())).unwrap();
+    let channel =
+        tonic::transport::Endpoint::try_from(format!("unix://{}", node.dir().join("cri.sock").display())).unwrap();
     let mut client = tonic::client::Grpc::new(channel.connect().await.unwrap());
     client.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<VersionRequest, VersionResponse>::default();

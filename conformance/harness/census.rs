@@ -67,7 +67,9 @@ impl Baseline {
         wrong.extend(mounts.iter().map(|mount| format!("mount {mount}")));
 
         let links = host::links();
-        wrong.extend(links.difference(&self.links).filter(|&link| link != cni::BRIDGE).map(|link| format!("link {link}")));
+        wrong.extend(
+            links.difference(&self.links).filter(|&link| link != cni::BRIDGE).map(|link| format!("link {link}")),
+        );
         wrong.extend(named_netns().difference(&self.netns).map(|path| format!("network namespace {}", path.display())));
         wrong.extend(cni::leases(dir).iter().map(|lease| format!("lease {lease}")));
         wrong.extend(firewall().lines().filter(|line| known(line)).map(|line| format!("firewall rule {line}")));
@@ -75,7 +77,9 @@ impl Baseline {
         let parent = node.cgroup_parent().trim_start_matches('/');
         let left = cgroups::find(|name| name == parent || known(name));
         // The parent itself is its maker's, which on a node is the kubelet.
-        wrong.extend(left.iter().filter(|path| !path.ends_with(parent)).map(|path| format!("cgroup {}", path.display())));
+        wrong.extend(
+            left.iter().filter(|path| !path.ends_with(parent)).map(|path| format!("cgroup {}", path.display())),
+        );
 
         let daemon_and_registry = |process: &host::Process| {
             process.parent == std::process::id() as i32

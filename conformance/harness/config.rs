@@ -54,7 +54,8 @@ impl Setup {
         if self.disk > 0 {
             let options = format!("size={},mode=0755", self.disk);
             let flags = nix::mount::MsFlags::empty();
-            nix::mount::mount(Some("pwt"), &dir.join("root"), Some("tmpfs"), flags, Some(options.as_str())).expect("a small disk");
+            nix::mount::mount(Some("pwt"), &dir.join("root"), Some("tmpfs"), flags, Some(options.as_str()))
+                .expect("a small disk");
         }
         write(dir, "config.toml", &self.toml(dir));
         if !self.extra.is_empty() {
@@ -96,7 +97,8 @@ impl Setup {
 /// Puts a CNI configuration in place, as a whole.
 pub fn install_cni(dir: &Path, list: &Value) {
     write(dir, "cni/net.d/.new", &list.to_string());
-    fs::rename(dir.join("cni/net.d/.new"), dir.join("cni/net.d/10-test.conflist")).expect("install the CNI configuration");
+    fs::rename(dir.join("cni/net.d/.new"), dir.join("cni/net.d/10-test.conflist"))
+        .expect("install the CNI configuration");
 }
 
 /// Writes a file below the node's folder.

@@ -22,7 +22,8 @@ pub fn command(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program.as_ref()).stdin(Stdio::null());
     let machine = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{machine}:/usr/sbin:/sbin:/usr/bin:/bin:{}/usr/bin", super::registry::tools().display()));
+    command
+        .env("PATH", format!("{machine}:/usr/sbin:/sbin:/usr/bin:/bin:{}/usr/bin", super::registry::tools().display()));
     command
 }
 
@@ -38,7 +39,8 @@ impl Daemon {
         let notify = dir.join("notify.sock");
         let _ = std::fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).expect("notify socket");
-        let mut daemon = Self::spawn(dir, &["serve", "--config", &dir.join("config.toml").to_string_lossy()], Some(&notify));
+        let mut daemon =
+            Self::spawn(dir, &["serve", "--config", &dir.join("config.toml").to_string_lossy()], Some(&notify));
         let ready = async {
             let mut message = [0; 512];
             loop {
@@ -73,7 +75,7 @@ impl Daemon {
         if let Some(path) = notify {
             command.env("NOTIFY_SOCKET", path);
         }
-        Self { child: command.spawn().expect("start the daemon") }
+        Self { child: host::spawn(&mut command) }
     }
 
     /// Its process id.

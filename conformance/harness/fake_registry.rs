@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -143,7 +142,8 @@ impl FakeRegistry {
                 head.push(line.trim().to_owned());
             }
             let mut words = head[0].split(' ');
-            let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
+            let (method, target) =
+                (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
             let header = |name: &str| {
                 head[1..].iter().find_map(|line| {
                     let (key, value) = line.split_once(':')?;
@@ -195,7 +195,10 @@ impl FakeRegistry {
                 return Answer::json(format!("{{\"token\":\"{TOKEN}\",\"expires_in\":60}}"));
             }
             Access::Bearer(..) if authorization != format!("Bearer {TOKEN}") => {
-                let realm = format!("Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:x:pull\"", self.address);
+                let realm = format!(
+                    "Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:x:pull\"",
+                    self.address
+                );
                 return Answer::status(401).with("WWW-Authenticate", realm);
             }
             Access::Basic(user, password) if authorization != basic(user, password) => {

@@ -21,7 +21,9 @@ pub fn read(path: &Path) -> Vec<Line> {
     let bytes = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.is_empty() || text.ends_with('\n'), "{}: the last entry has no end", path.display());
-    text.lines().map(|line| parse(line).unwrap_or_else(|| panic!("{}: no CRI log line: {line:?}", path.display()))).collect()
+    text.lines()
+        .map(|line| parse(line).unwrap_or_else(|| panic!("{}: no CRI log line: {line:?}", path.display())))
+        .collect()
 }
 
 fn parse(line: &str) -> Option<Line> {

@@ -90,7 +90,7 @@ impl Node {
         let mut children = signal(SignalKind::child()).expect("SIGCHLD");
         tokio::spawn(async move {
             while children.recv().await.is_some() {
-                host::reap(&children_of_ours());
+                host::reap();
             }
         });
         node
@@ -99,9 +99,7 @@ impl Node {
     /// Starts the daemon. The first time, what is there now becomes what must be there at the end.
     pub async fn start_daemon(&mut self) {
         let before = self.baseline.is_none().then(|| Baseline::before(self.dir()));
-        let daemon = Daemon::start(self.dir()).await;
-        track(daemon.pid());
-        self.daemon = Some(daemon);
+        self.daemon = Some(Daemon::start(self.dir()).await);
         self.version().await.expect("Version");
         if let Some(mut baseline) = before {
             baseline.started(self);
@@ -124,6 +122,11 @@ impl Node {
     pub async fn terminate(&mut self) {
         let status = self.daemon.take().expect("a daemon").terminate(secs(30)).await;
         assert!(status.success(), "the daemon's end at SIGTERM: {status}");
+    }
+
+    /// The daemon has ended in a way the test itself saw to.
+    pub fn forget_daemon(&mut self) {
+        self.daemon = None;
     }
 
     /// The node's folder.
@@ -169,9 +172,7 @@ impl Node {
     /// Starts the registry with the test images, once.
     pub async fn serve_images(&mut self) {
         if self.registry.is_none() {
-            let registry = Registry::start(self.dir()).await;
-            track(registry.pid());
-            self.registry = Some(registry);
+            self.registry = Some(Registry::start(self.dir()).await);
         }
     }
 
@@ -322,7 +323,8 @@ impl Node {
 
     /// ExecSync that must succeed with exit code 0; its standard output.
     pub async fn exec(&self, ctr: &Ctr, command: &[&str]) -> String {
-        let answer = self.try_exec(ctr, command, 30).await.unwrap_or_else(|status| panic!("ExecSync {command:?}: {status}"));
+        let answer =
+            self.try_exec(ctr, command, 30).await.unwrap_or_else(|status| panic!("ExecSync {command:?}: {status}"));
         let (out, err) = (String::from_utf8_lossy(&answer.stdout), String::from_utf8_lossy(&answer.stderr));
         assert_eq!(answer.exit_code, 0, "ExecSync {command:?}: {out}{err}");
         out.into_owned()
@@ -332,7 +334,11 @@ impl Node {
     pub async fn exited(&self, ctr: &Ctr) -> ContainerStatus {
         eventually(secs(30), "the container's end", async || {
             let status = self.try_status(&ctr.id).await.map_err(|status| status.to_string())?;
-            if status.state() == ContainerState::ContainerExited { Ok(status) } else { Err(format!("{:?}", status.state())) }
+            if status.state() == ContainerState::ContainerExited {
+                Ok(status)
+            } else {
+                Err(format!("{:?}", status.state()))
+            }
         })
         .await
     }
@@ -367,9 +373,8 @@ impl Node {
 
     /// The host's pid of a container's init, found by its cgroup.
     pub fn pid_in(&self, id: &str, name: &str) -> i32 {
-        let inside = |pid: i32| {
-            std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|table| table.contains(id))
-        };
+        let inside =
+            |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|table| table.contains(id));
         let found = host::descendants().into_iter().find(|process| process.name == name && inside(process.pid));
         found.unwrap_or_else(|| panic!("no process {name} in a cgroup of {id}")).pid
     }
@@ -390,7 +395,8 @@ impl Node {
         eventually(secs(15), "the census", async || baseline.compare(&self)).await;
         self.terminate().await;
         self.stop_images();
-        eventually(secs(15), "the census after the daemon's end", async || baseline.compare_without_daemon(&self)).await;
+        eventually(secs(15), "the census after the daemon's end", async || baseline.compare_without_daemon(&self))
+            .await;
     }
 }
 
@@ -413,7 +419,7 @@ impl Drop for Node {
             for process in left {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), nix::sys::signal::SIGKILL);
             }
-            host::reap(&[]);
+            host::reap();
         }
         if self.driver == "systemd" {
             let _ = std::process::Command::new("systemctl").args(["stop", &self.cgroup_parent]).output();
@@ -422,15 +428,4 @@ impl Drop for Node {
         cgroups::remove(cgroups::find(|name| name == parent || ids.iter().any(|id| name.contains(id.as_str()))));
         let _ = nix::mount::umount2(self.dir.path(), nix::mount::MntFlags::MNT_DETACH);
     }
-}
-
-static OURS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
-
-/// Children that are waited for by their owners.
-fn children_of_ours() -> Vec<i32> {
-    OURS.lock().expect("children").clone()
-}
-
-fn track(pid: i32) {
-    OURS.lock().expect("children").push(pid);
 }

@@ -28,7 +28,12 @@ impl Node {
     pub fn pod(&self, name: &str) -> PodSandboxConfig {
         let uid = format!("{name}-uid");
         PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata { name: name.to_owned(), uid, namespace: "default".to_owned(), attempt: 0 }),
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid,
+                namespace: "default".to_owned(),
+                attempt: 0,
+            }),
             hostname: name.to_owned(),
             log_directory: self.dir().join("logs").join(name).to_string_lossy().into_owned(),
             linux: Some(LinuxPodSandboxConfig {
@@ -61,7 +66,10 @@ impl Node {
             log_path: format!("{name}/0.log"),
             linux: Some(LinuxContainerConfig {
                 security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(NamespaceOption { pid: NamespaceMode::Container as i32, ..Default::default() }),
+                    namespace_options: Some(NamespaceOption {
+                        pid: NamespaceMode::Container as i32,
+                        ..Default::default()
+                    }),
                     seccomp: Some(runtime_default()),
                     ..Default::default()
                 }),
