@@ -23,7 +23,7 @@ excused() {
 running=$(pgrep -c '^conformance-' || :)
 for proc in /proc/[0-9]*; do
   pid=${proc#/proc/}
-  command=$(tr '\0' ' ' <"$proc/cmdline" 2>/dev/null) || continue
+  command=$({ tr '\0' ' ' <"$proc/cmdline"; } 2>/dev/null) || continue
   cgroup=$(cat "$proc/cgroup" 2>/dev/null) || continue
   if [[ $command =~ $pattern || $cgroup =~ podwright-?test ]]; then
     if [ $# -gt 0 ]; then

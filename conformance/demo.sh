@@ -13,6 +13,7 @@ if [ -z "${PODWRIGHT_DEMO:-}" ]; then PODWRIGHT_DEMO=1 exec unshare --net --moun
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 pids=()
 work=$(mktemp -d /tmp/podwright-demo.XXXXXX)
+# shellcheck disable=SC2317,SC2086
 finish() {
   local status=$?
   trap - EXIT INT TERM
