@@ -73,12 +73,12 @@ async fn lists_are_filtered() {
     let b = node.create(&two, node.sleeper("b")).await;
     let ids =
         async |filter: ContainerFilter| node.containers(filter).await.into_iter().map(|c| c.id).collect::<Vec<_>>();
-    assert_eq!(ids(ContainerFilter { pod_sandbox_id: one.id.clone(), ..Default::default() }).await, [a.id.clone()]);
-    assert_eq!(ids(ContainerFilter { id: b.id[..9].to_owned(), ..Default::default() }).await, [b.id.clone()]);
+    assert_eq!(ids(ContainerFilter { pod_sandbox_id: one.id.clone(), ..Default::default() }).await, [a.id.as_str()]);
+    assert_eq!(ids(ContainerFilter { id: b.id[..9].to_owned(), ..Default::default() }).await, [b.id.as_str()]);
     let state = Some(ContainerStateValue { state: ContainerState::ContainerRunning as i32 });
-    assert_eq!(ids(ContainerFilter { state, ..Default::default() }).await, [a.id.clone()]);
+    assert_eq!(ids(ContainerFilter { state, ..Default::default() }).await, [a.id.as_str()]);
     let label_selector = HashMap::from([("app".into(), "web".into())]);
-    assert_eq!(ids(ContainerFilter { label_selector, ..Default::default() }).await, [a.id.clone()]);
+    assert_eq!(ids(ContainerFilter { label_selector, ..Default::default() }).await, [a.id.as_str()]);
     assert_eq!(ids(ContainerFilter::default()).await.len(), 2);
     let listed = &node.containers(ContainerFilter { id: a.id.clone(), ..Default::default() }).await[0];
     assert_eq!((listed.pod_sandbox_id.as_str(), listed.state()), (one.id.as_str(), ContainerState::ContainerRunning));

@@ -48,15 +48,15 @@ async fn lists_are_filtered() {
         state: Some(PodSandboxStateValue { state: state as i32 }),
         ..Default::default()
     };
-    assert_eq!(ids(by_state(PodSandboxState::SandboxReady)).await, [one.id.clone()]);
-    assert_eq!(ids(by_state(PodSandboxState::SandboxNotready)).await, [two.id.clone()]);
-    assert_eq!(ids(PodSandboxFilter { id: one.id.clone(), ..Default::default() }).await, [one.id.clone()]);
-    assert_eq!(ids(PodSandboxFilter { id: one.id[..10].to_owned(), ..Default::default() }).await, [one.id.clone()]);
+    assert_eq!(ids(by_state(PodSandboxState::SandboxReady)).await, [one.id.as_str()]);
+    assert_eq!(ids(by_state(PodSandboxState::SandboxNotready)).await, [two.id.as_str()]);
+    assert_eq!(ids(PodSandboxFilter { id: one.id.clone(), ..Default::default() }).await, [one.id.as_str()]);
+    assert_eq!(ids(PodSandboxFilter { id: one.id[..10].to_owned(), ..Default::default() }).await, [one.id.as_str()]);
     let labelled = |value: &str| PodSandboxFilter {
         label_selector: HashMap::from([("app".into(), value.to_owned())]),
         ..Default::default()
     };
-    assert_eq!(ids(labelled("web")).await, [one.id.clone()]);
+    assert_eq!(ids(labelled("web")).await, [one.id.as_str()]);
     assert!(ids(labelled("other")).await.is_empty());
     assert!(ids(PodSandboxFilter { id: "0".repeat(64), ..Default::default() }).await.is_empty());
     assert_eq!(ids(PodSandboxFilter::default()).await.len(), 2);
