@@ -88,14 +88,25 @@ async fn flags_win_over_the_file() {
     let dir = node.dir().to_owned();
     let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let (config, address, root, state) = (path("config.toml"), path("other/x.sock"), path("root2"), path("state2"));
-    let args =
-        ["serve", "--config", &config, "--address", &address, "--root", &root, "--state", &state, "--log-level", "trace"];
+    let args = [
+        "serve",
+        "--config",
+        &config,
+        "--address",
+        &address,
+        "--root",
+        &root,
+        "--state",
+        &state,
+        "--log-level",
+        "trace",
+    ];
     let notify = dir.join("notify2.sock");
     let socket = tokio::net::UnixDatagram::bind(&notify).unwrap();
     let daemon = Daemon::spawn(&dir, &args, Some(&notify));
     tokio::time::timeout(secs(20), socket.recv(&mut [0; 512])).await.unwrap().unwrap();
     let cri = Cri::new(Path::new(&address));
-    cri.runtime().version(Default::default()).await.unwrap();
+    cri.runtime().version(podwright::proto::VersionRequest::default()).await.unwrap();
     assert!(Path::new(&root).is_dir() && Path::new(&state).is_dir());
     assert!(daemon.terminate(secs(20)).await.success());
     node.start_daemon().await;

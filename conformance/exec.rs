@@ -35,7 +35,20 @@ async fn it_runs_as_the_container_does() {
     security.no_new_privs = true;
     let ctr = node.launch(&pod, config).await;
     assert_eq!(node.exec(&ctr, &["sh", "-c", "pwd; echo $COLOUR; id -u; id -g"]).await, "/var/log\ngreen\n1234\n77\n");
-    let keys = ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "SigIgn", "SigBlk"];
+    let keys = [
+        "Uid",
+        "Gid",
+        "Groups",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "SigIgn",
+        "SigBlk",
+    ];
     let take = |text: &str| -> Vec<String> {
         let wanted = |line: &&str| keys.iter().any(|key| line.starts_with(&format!("{key}:")));
         text.lines().filter(wanted).map(str::to_owned).collect()

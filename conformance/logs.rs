@@ -10,7 +10,9 @@ use crate::harness::{Node, logs};
 async fn both_streams_in_cri_form() {
     let node = Node::ready().await;
     let pod = node.up(node.pod("streams")).await;
-    let ctr = node.launch(&pod, node.sh("c", "echo one; echo two >&2; printf 'no end'; sleep 0.1; printf 'x\\n\\ny\\n'")).await;
+    let ctr = node
+        .launch(&pod, node.sh("c", "echo one; echo two >&2; printf 'no end'; sleep 0.1; printf 'x\\n\\ny\\n'"))
+        .await;
     node.exited(&ctr).await;
     let lines = logs::read(&ctr.log);
     assert_eq!(logs::stream(&lines, "stderr"), "two\n");

@@ -5,5 +5,20 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed test's message is its panic")]
 
 mod api;
+mod bad_images;
+mod bad_input;
+mod config;
+mod containers;
+mod driver;
+mod exec;
+mod handlers;
 mod harness;
 mod monitor;
+mod images;
+mod layers;
+mod limits;
+mod logs;
+mod network;
+mod sandbox;
+mod security;
+mod survival;

@@ -61,7 +61,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # The registry is unpacked, not installed: the package would start a service.
-if [ "$level" != build ] && ! command -v docker-registry >/dev/null && [ ! -x "$tools/usr/bin/docker-registry" ]; then
+# The virtual node takes it from there in any case.
+registry=$(command -v docker-registry || :)
+if [ "$level" = node ]; then registry=; fi
+if [ "$level" != build ] && [ -z "$registry" ] && [ ! -x "$tools/usr/bin/docker-registry" ]; then
   say "unpacking docker-registry into $tools"
   known docker-registry || update
   mkdir -p "$tools/new"
@@ -71,7 +74,8 @@ if [ "$level" != build ] && ! command -v docker-registry >/dev/null && [ ! -x "$
 fi
 # So is gVisor's runsc, from backports: the release's own is too old for current kernels.
 case $level in test | node)
-  if ! command -v runsc >/dev/null && [ ! -e "$tools/no-runsc" ] && [ ! -x "$tools/usr/bin/runsc" ]; then
+  runsc=$(command -v runsc || :)
+  if [ -z "$runsc" ] && [ ! -e "$tools/no-runsc" ] && [ ! -x "$tools/usr/bin/runsc" ]; then
     say "unpacking runsc into $tools"
     mkdir -p "$tools/new"
     if (cd "$tools/new" && debian_apt_with "$tools/new" "$(debian_release)-backports" && "${apt[@]}" download runsc); then

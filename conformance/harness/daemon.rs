@@ -75,7 +75,7 @@ impl Daemon {
         if let Some(path) = notify {
             command.env("NOTIFY_SOCKET", path);
         }
-        Self { child: command.spawn().expect("start the daemon") }
+        Self { child: host::spawn(&mut command) }
     }
 
     /// Its process id.

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::sync::Mutex;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -111,10 +112,21 @@ pub fn descendants() -> Vec<Process> {
     found
 }
 
-/// Reaps dead orphans that came to this process; the children in `own` are waited for elsewhere.
-pub fn reap(own: &[i32]) {
+/// Children of this process that are waited for by those who started them.
+static OWN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Starts a program that its caller waits for.
+pub fn spawn(command: &mut Command) -> Child {
+    let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    OWN.lock().expect("children").push(child.id());
+    child
+}
+
+/// Reaps dead orphans that came to this process, as a node's init does.
+pub fn reap() {
     let me = std::process::id() as i32;
-    for orphan in descendants().iter().filter(|p| p.parent == me && p.state == 'Z' && !own.contains(&p.pid)) {
+    let own = OWN.lock().expect("children").clone();
+    for orphan in descendants().iter().filter(|p| p.parent == me && p.state == 'Z' && !own.contains(&(p.pid as u32))) {
         let _ = waitpid(Pid::from_raw(orphan.pid), Some(WaitPidFlag::WNOHANG));
     }
 }
@@ -137,11 +149,4 @@ pub fn open_files(pid: i32) -> Vec<String> {
     files.retain(|file| !tcp.contains(file));
     files.sort();
     files
-}
-
-/// Takes an exclusive lock on a file until the answer is dropped.
-pub fn lock(path: &Path) -> fs::File {
-    let file = fs::File::create(path).expect("lock file");
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("flock");
-    file
 }

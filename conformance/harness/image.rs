@@ -1,5 +1,6 @@
 //! Images made in a test, byte by byte if need be.
 
+use std::fs;
 use std::io::Write;
 
 use flate2::Compression;
@@ -143,6 +144,25 @@ impl Layer {
         encoder.write_all(tar).expect("gzip");
         let blob = encoder.finish().expect("gzip");
         Self { diff_id: digest(tar), media_type: "application/vnd.oci.image.layer.v1.tar+gzip", blob }
+    }
+
+    /// The layer of the usual test image, read from the real registry's storage.
+    pub fn busybox() -> Self {
+        let folder = super::registry::images();
+        let blob = |digest: &str| {
+            let hex = digest.trim_start_matches("sha256:");
+            let path = format!("registry/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
+            fs::read(folder.join(path)).expect("a blob")
+        };
+        let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).expect("JSON") };
+        let listing = json(&fs::read(folder.join("images.json")).expect("images.json"));
+        let images = listing.as_array().expect("a list");
+        let entry = images.iter().find(|image| image["ref"] == super::BUSYBOX).expect("busybox");
+        let manifest = json(&blob(entry["manifest"].as_str().expect("digest")));
+        let config = json(&blob(entry["config"].as_str().expect("digest")));
+        let diff_id = config["rootfs"]["diff_ids"][0].as_str().expect("diff id").to_owned();
+        let layer = manifest["layers"][0]["digest"].as_str().expect("digest");
+        Self { diff_id, media_type: "application/vnd.oci.image.layer.v1.tar+gzip", blob: blob(layer) }
     }
 
     /// zstd.

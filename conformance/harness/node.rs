@@ -90,7 +90,7 @@ impl Node {
         let mut children = signal(SignalKind::child()).expect("SIGCHLD");
         tokio::spawn(async move {
             while children.recv().await.is_some() {
-                host::reap(&children_of_ours());
+                host::reap();
             }
         });
         node
@@ -99,9 +99,7 @@ impl Node {
     /// Starts the daemon. The first time, what is there now becomes what must be there at the end.
     pub async fn start_daemon(&mut self) {
         let before = self.baseline.is_none().then(|| Baseline::before(self.dir()));
-        let daemon = Daemon::start(self.dir()).await;
-        track(daemon.pid());
-        self.daemon = Some(daemon);
+        self.daemon = Some(Daemon::start(self.dir()).await);
         self.version().await.expect("Version");
         if let Some(mut baseline) = before {
             baseline.started(self);
@@ -124,6 +122,11 @@ impl Node {
     pub async fn terminate(&mut self) {
         let status = self.daemon.take().expect("a daemon").terminate(secs(30)).await;
         assert!(status.success(), "the daemon's end at SIGTERM: {status}");
+    }
+
+    /// The daemon has ended in a way the test itself saw to.
+    pub fn forget_daemon(&mut self) {
+        self.daemon = None;
     }
 
     /// The node's folder.
@@ -169,9 +172,7 @@ impl Node {
     /// Starts the registry with the test images, once.
     pub async fn serve_images(&mut self) {
         if self.registry.is_none() {
-            let registry = Registry::start(self.dir()).await;
-            track(registry.pid());
-            self.registry = Some(registry);
+            self.registry = Some(Registry::start(self.dir()).await);
         }
     }
 
@@ -418,7 +419,7 @@ impl Drop for Node {
             for process in left {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), nix::sys::signal::SIGKILL);
             }
-            host::reap(&[]);
+            host::reap();
         }
         if self.driver == "systemd" {
             let _ = std::process::Command::new("systemctl").args(["stop", &self.cgroup_parent]).output();
@@ -427,15 +428,4 @@ impl Drop for Node {
         cgroups::remove(cgroups::find(|name| name == parent || ids.iter().any(|id| name.contains(id.as_str()))));
         let _ = nix::mount::umount2(self.dir.path(), nix::mount::MntFlags::MNT_DETACH);
     }
-}
-
-static OURS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
-
-/// Children that are waited for by their owners.
-fn children_of_ours() -> Vec<i32> {
-    OURS.lock().expect("children").clone()
-}
-
-fn track(pid: i32) {
-    OURS.lock().expect("children").push(pid);
 }

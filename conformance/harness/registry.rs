@@ -27,7 +27,7 @@ pub fn tools() -> PathBuf {
 }
 
 /// The folder with the test images, which are made if they are not there.
-fn images() -> PathBuf {
+pub fn images() -> PathBuf {
     let folder = kept().join("images");
     if !folder.join("stamp").exists() {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance/images/make-images.sh");
@@ -52,7 +52,7 @@ impl Registry {
         let log = File::create(dir.join("registry.log")).expect("registry.log");
         let mut command = super::daemon::command("docker-registry");
         command.arg("serve").arg(&config).stdout(log.try_clone().expect("dup")).stderr(log);
-        let child = command.spawn().expect("start docker-registry");
+        let child = host::spawn(&mut command);
         eventually(secs(20), "the registry's answer", async || {
             tokio::net::TcpStream::connect(REGISTRY).await.map(drop).map_err(|error| {
                 let log = fs::read_to_string(dir.join("registry.log")).unwrap_or_default();
@@ -62,17 +62,11 @@ impl Registry {
         .await;
         Self { child }
     }
-
-    /// Its process id.
-    pub fn pid(&self) -> i32 {
-        self.child.id() as i32
-    }
 }
 
 impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        host::reap(&[]);
     }
 }

@@ -1,8 +1,8 @@
 //! Runtime handlers: what the `runtimeClassName` of a pod stands for, one TOML file each.
 //!
 //! `NAME.toml` defines the handler NAME; a `*.runtimeclass.yaml` beside it is the manifest for the
-//! cluster and not read here. The empty name is the default, which is `youki` unless a file says
-//! `default = true`. The built-in `youki` is always there; a `youki.toml` replaces its settings.
+//! cluster and not read here. The empty name is the default, which
+//! the configuration names. The built-in `youki` is always there; a `youki.toml` replaces its settings.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -85,8 +85,6 @@ pub struct Handler {
 pub struct Settings {
     /// Who makes the containers.
     pub kind: Kind,
-    /// This is what the empty name stands for.
-    pub default: bool,
     /// `oci`: the binary, absolute or a name to be found in the usual folders.
     pub binary: Option<PathBuf>,
     /// `oci`: the binary's `--root`; unset: a folder of the pod's own.
@@ -153,8 +151,15 @@ impl Default for Handlers {
 }
 
 impl Handlers {
-    /// Reads all `*.toml` of a folder; one that does not exist holds none.
-    pub fn load(folder: &Path) -> Result<Self, HandlerError> {
+    /// Reads all `*.toml` of a folder; one that does not exist holds none. `default` is what the
+    /// empty name stands for.
+    pub fn load(folder: &Path, default: &str) -> Result<Self, HandlerError> {
+        let mut handlers = Self::read(folder)?;
+        handlers.default = handlers.get(default)?.name.clone();
+        Ok(handlers)
+    }
+
+    fn read(folder: &Path) -> Result<Self, HandlerError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| HandlerError::Io { path, source }
@@ -171,21 +176,13 @@ impl Handlers {
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
         paths.sort();
         let mut handlers = Self::default();
-        let mut chosen: Option<String> = None;
         for path in paths {
             let mut text = String::new();
             let file = fs::File::open(&path).map_err(io(&path))?;
             file.take(MAX_FILE).read_to_string(&mut text).map_err(io(&path))?;
             let handler = parse(&path, &text)?;
-            if handler.settings.default
-                && let Some(other) = chosen.replace(handler.name.clone())
-            {
-                let reason = format!("default: {other:?} is the default already");
-                return Err(HandlerError::Invalid { path, reason });
-            }
             handlers.by_name.insert(handler.name.clone(), handler);
         }
-        handlers.default = chosen.unwrap_or(handlers.default);
         Ok(handlers)
     }
 
@@ -253,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_files_that_come_with_us_are_good() {
-        let handlers = Handlers::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime-handlers")).unwrap();
+        let handlers = Handlers::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime-handlers"), BUILT_IN).unwrap();
         assert_eq!(handlers.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["crun", "runc", "runsc", "youki"]);
         assert_eq!(handlers.get("").unwrap().name, "youki");
         assert_eq!(handlers.get("runc").unwrap().settings.kind, Kind::Oci);
@@ -267,19 +264,18 @@ mod tests {
 
     #[test]
     fn an_unknown_handler_is_told_with_the_known() {
-        let handlers = Handlers::load(folder(&[("runc.toml", "kind = 'oci'\nbinary = 'runc'")]).path()).unwrap();
+        let handlers = Handlers::load(folder(&[("runc.toml", "kind = 'oci'\nbinary = 'runc'")]).path(), BUILT_IN).unwrap();
         let error = handlers.get("kata").unwrap_err();
         assert_eq!(error.to_string(), r#"runtime handler "kata" is not configured; known are "runc", "youki""#);
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert_eq!(Handlers::load(Path::new("/does/not/exist")).unwrap(), Handlers::default());
+        assert_eq!(Handlers::load(Path::new("/does/not/exist"), BUILT_IN).unwrap(), Handlers::default());
     }
 
     #[test]
-    fn another_default_can_be_chosen_once() {
-        let one = ("a.toml", "kind = 'oci'\nbinary = '/bin/a'\ndefault = true");
-        let two = ("b.toml", "kind = 'oci'\nbinary = '/bin/b'\ndefault = true");
-        assert_eq!(Handlers::load(folder(&[one]).path()).unwrap().get("").unwrap().name, "a");
-        assert!(Handlers::load(folder(&[one, two]).path()).is_err());
+    fn the_default_is_one_of_those_that_are_there() {
+        let folder = folder(&[("a.toml", "kind = 'oci'\nbinary = '/bin/a'")]);
+        assert_eq!(Handlers::load(folder.path(), "a").unwrap().get("").unwrap().name, "a");
+        assert!(Handlers::load(folder.path(), "b").is_err());
     }
 
     #[test]
@@ -294,7 +290,7 @@ mod tests {
             ("A.toml", "kind = 'oci'\nbinary = 'x'", "name"),
             ("b.toml", "", "built-in"),
         ] {
-            let error = Handlers::load(folder(&[(name, text)]).path()).unwrap_err().to_string();
+            let error = Handlers::load(folder(&[(name, text)]).path(), BUILT_IN).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(want), "{error}");
         }
     }

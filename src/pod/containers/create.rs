@@ -204,7 +204,7 @@ fn seccomp_profile(
     }
     let caps = capabilities::sets(&config.security, context.held_capabilities).map(|sets| sets.bounding).unwrap_or(0);
     let load =
-        |path: &Path| seccomp::load_profile(path, caps).map(Some).map_err(|error| PodError::of("seccomp", &error));
+        |path: &Path| load_profile(path, caps).map(Some);
     match &config.security.seccomp {
         Profile::Unset if !context.limits.seccomp_when_unset => Ok(None),
         Profile::Unconfined => Ok(None),
@@ -281,8 +281,7 @@ fn annotations(handler: &Handler, pod: &PodRecord, record: &ContainerRecord) -> 
 
 fn engine(context: &Context, handler: &Handler, paths: &PodPaths) -> Result<Engine, PodError> {
     let settings = &handler.settings;
-    let systemd_cgroup =
-        settings.systemd_cgroup.unwrap_or(context.cgroups.driver == crate::cgroup::Driver::Systemd);
+    let systemd_cgroup = settings.systemd_cgroup.unwrap_or(context.cgroups.driver == crate::cgroup::Driver::Systemd);
     Ok(match settings.kind {
         Kind::Youki => Engine::Youki { root: paths.state.join("youki"), systemd_cgroup },
         Kind::Oci => Engine::Oci {

@@ -1,0 +1,195 @@
+//! The same small suite with each runtime handler that is installed. One that is not says so and passes.
+
+use std::path::PathBuf;
+
+use podwright::proto::*;
+
+use crate::harness::{BUSYBOX, Node, Pod, Setup, args, logs, registry, secs, specs};
+
+/// A runtime's program, if the machine has it.
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let tools = registry::tools().join("usr/bin");
+    let folders = path.split(':').map(PathBuf::from).chain(["/usr/sbin".into(), "/usr/bin".into(), tools]);
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// A node with a handler of this name beside the built-in one, or `None` if its runtime is not installed.
+async fn node_with(name: &str) -> Option<Node> {
+    let handlers = if name == "youki" {
+        Vec::new()
+    } else {
+        let Some(binary) = find(name) else {
+            println!("SKIPPED: {name} is not installed; conformance/setup.sh test installs what Debian has");
+            return None;
+        };
+        // gVisor: no KVM here, and the host's cgroups are made by us.
+        let extra = if name == "runsc" { ", \"--platform=systrap\", \"--ignore-cgroups\"" } else { "" };
+        let extra = extra.trim_start_matches(", ");
+        let text = format!("kind = \"oci\"\nbinary = {:?}\nargs = [{extra}]\n", binary.display().to_string());
+        vec![(format!("{name}.toml"), text)]
+    };
+    let mut node = Node::with(Setup { handlers, ..Setup::default() }).await;
+    node.pull(BUSYBOX).await;
+    Some(node)
+}
+
+async fn up(node: &Node, handler: &str, name: &str) -> Pod {
+    let pod = node
+        .run_pod(node.pod(name), handler)
+        .await
+        .unwrap_or_else(|status| panic!("RunPodSandbox with {handler}: {status}"));
+    let status = node.pod_status(&pod.id).await.unwrap().status.unwrap();
+    assert_eq!(status.runtime_handler, handler);
+    pod
+}
+
+async fn life(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "life").await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    node.logged(&ctr, "up").await;
+    assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning);
+    node.stop_container(&ctr.id, 10).await.unwrap();
+    let status = node.status(&ctr).await;
+    assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 0));
+    let ctr = node.launch(&pod, node.sh("code", "echo out; echo err >&2; exit 7")).await;
+    assert_eq!(node.exited(&ctr).await.exit_code, 7);
+    let lines = logs::read(&ctr.log);
+    assert_eq!((logs::stream(&lines, "stdout").as_str(), logs::stream(&lines, "stderr").as_str()), ("out\n", "err\n"));
+    let ctr = node.launch(&pod, node.sh("deaf", "trap '' TERM; echo up; while true; do sleep 0.1; done")).await;
+    node.logged(&ctr, "up").await;
+    node.stop_container(&ctr.id, 0).await.unwrap();
+    assert_eq!(node.status(&ctr).await.exit_code, 137);
+    node.finish().await;
+}
+
+async fn inside(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "inside").await;
+    let volume = node.dir().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let mut config =
+        node.sh("c", "id -u; id -g; pwd; echo $X; hostname; echo y > /data/out; ip -4 addr show eth0 | grep -c 10.88.");
+    config.working_dir = "/tmp".into();
+    config.envs = vec![specs::env("X", "1 2")];
+    config.mounts = vec![specs::bind(&volume, "/data")];
+    let security = specs::security(&mut config);
+    security.run_as_user = Some(Int64Value { value: 0 });
+    security.run_as_group = Some(Int64Value { value: 55 });
+    let (code, out) = node.outcome(&pod, config).await;
+    assert_eq!((code, out.as_str()), (0, "0\n55\n/tmp\n1 2\ninside\n1\n"));
+    assert_eq!(std::fs::read_to_string(volume.join("out")).unwrap(), "y\n");
+    let mut config = node.sh("tty", "test -t 1 && echo terminal");
+    config.tty = true;
+    let ctr = node.launch(&pod, config).await;
+    assert_eq!(node.exited(&ctr).await.exit_code, 0);
+    assert!(logs::stream(&logs::read(&ctr.log), "stdout").contains("terminal"));
+    node.finish().await;
+}
+
+async fn exec(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "exec").await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    node.logged(&ctr, "up").await;
+    let answer = node.try_exec(&ctr, &["sh", "-c", "echo out; echo err >&2; exit 3"], 20).await.unwrap();
+    assert_eq!((&answer.stdout[..], &answer.stderr[..], answer.exit_code), (&b"out\n"[..], &b"err\n"[..], 3));
+    let status = node.try_exec(&ctr, &["sleep", "1000"], 1).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
+    assert_eq!(node.exec(&ctr, &["echo", "again"]).await, "again\n");
+    node.finish().await;
+}
+
+async fn survival(handler: &str) {
+    let Some(mut node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "survival").await;
+    let ctr = node
+        .launch(
+            &pod,
+            node.sh("c", "i=0; while [ ! -e /data/stop ]; do i=$((i+1)); echo tick $i; sleep 0.05; done; exit 6"),
+        )
+        .await;
+    node.logged(&ctr, "tick 2").await;
+    node.kill9();
+    let before = logs::read(&ctr.log).len();
+    crate::harness::eventually(secs(10), "the log's growth", async || {
+        if logs::read(&ctr.log).len() > before + 5 { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
+    node.start_daemon().await;
+    assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning);
+    assert_eq!(node.exec(&ctr, &["sh", "-c", "mkdir -p /data; touch /data/stop; echo done"]).await, "done\n");
+    assert_eq!(node.exited(&ctr).await.exit_code, 6);
+    node.finish().await;
+}
+
+async fn failure(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "failure").await;
+    let mut config = node.run("c", &["/no/such/program"]);
+    config.args = args(&["x"]);
+    // Some runtimes find out when the container is created, some when it is started.
+    let status = match node.try_create(&pod, config).await {
+        Err(status) => status,
+        Ok(ctr) => node.try_start(&ctr).await.expect_err("a program that does not exist"),
+    };
+    assert!(status.message().contains("/no/such/program"), "{status}");
+    assert_eq!(node.script(&pod, "after", "echo fine").await, "fine\n");
+    node.finish().await;
+}
+
+macro_rules! with_each_handler {
+    ($($handler:ident),*) => {
+        $(mod $handler {
+            const NAME: &str = stringify!($handler);
+            #[tokio::test]
+            async fn life() {
+                super::life(NAME).await;
+            }
+            #[tokio::test]
+            async fn inside() {
+                super::inside(NAME).await;
+            }
+            #[tokio::test]
+            async fn exec() {
+                super::exec(NAME).await;
+            }
+            #[tokio::test]
+            async fn survival() {
+                super::survival(NAME).await;
+            }
+            #[tokio::test]
+            async fn failure() {
+                super::failure(NAME).await;
+            }
+        })*
+    };
+}
+
+with_each_handler!(youki, runc, crun, runsc);
+
+#[tokio::test]
+async fn an_unknown_handler_is_named() {
+    let node = Node::start().await;
+    let status = node.run_pod(node.pod("unknown"), "no-such-handler").await.unwrap_err();
+    assert!(status.message().contains("no-such-handler"), "{status}");
+    assert!([tonic::Code::InvalidArgument, tonic::Code::NotFound].contains(&status.code()), "{status}");
+    assert_eq!(node.pods(PodSandboxFilter::default()).await, []);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_handler_whose_program_is_missing() {
+    let handlers = vec![("gone.toml".to_owned(), "kind = \"oci\"\nbinary = \"/no/such/runtime\"\n".to_owned())];
+    let mut node = Node::prepare(&Setup { handlers, ..Setup::default() });
+    node.start_daemon().await;
+    node.pull(BUSYBOX).await;
+    let answer = match node.run_pod(node.pod("gone"), "gone").await {
+        Err(status) => Err(status),
+        Ok(pod) => node.try_create(&pod, node.sleeper("c")).await.map(drop),
+    };
+    let status = answer.unwrap_err();
+    assert!(status.message().contains("/no/such/runtime"), "{status}");
+    node.finish().await;
+}

@@ -1,0 +1,33 @@
+#!/bin/bash
+# Runs the conformance suite in a fresh virtual node with cgroup v2 and systemd (node-vm). The tests and the programs are
+# built here; the node sees this checkout and its target folder read-only, at the same paths.
+#
+# usage: test-node.sh [NEXTEST-ARGUMENT...]     for instance: test-node.sh -E 'test(/^sandbox::/)'
+# PODWRIGHT_NODE_TIMEOUT: seconds until the node is stopped (7200)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+repo=$(cd "$here/../.." && pwd)
+target=$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")
+data=$target/conformance
+mkdir -p "$data/node"
+cd "$repo"
+
+# What nextest needs to run tests where there is no cargo.
+cargo nextest list --locked --test conformance --list-type binaries-only --message-format json >"$data/node/binaries.json"
+cargo metadata --locked --format-version 1 --all-features >"$data/node/metadata.json"
+install -m 755 "$(command -v cargo-nextest || echo "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-nextest")" "$data/node/cargo-nextest"
+
+cat >"$data/node/run" <<X
+#!/bin/bash
+set -euo pipefail
+export PATH=\$PATH:/usr/sbin:/usr/lib/cni PODWRIGHT_TEST_SLOW=6 PODWRIGHT_TEST_DATA=$(printf %q "$data")
+# The node's own disk is fast; a share is not.
+cd $(printf %q "$repo")
+exec $(printf %q "$data/node/cargo-nextest") nextest run --profile node --no-fail-fast \
+  --binaries-metadata $(printf %q "$data/node/binaries.json") --cargo-metadata $(printf %q "$data/node/metadata.json") \
+  --workspace-remap $(printf %q "$repo") "\$@"
+X
+chmod +x "$data/node/run"
+shares=(--share "$repo:$repo:ro")
+case $target in "$repo"/*) ;; *) shares+=(--share "$target:$target:ro") ;; esac
+exec "$here/node-vm" run "${shares[@]}" --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@"
