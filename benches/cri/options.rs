@@ -68,7 +68,11 @@ pub struct Options {
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 
-    /// The lowest host port that bridge pods map; one port per pod is used above it
+    /// Pods on the CNI network also map a port of the host; the plugins then work more than at most pods' start
+    #[arg(long)]
+    pub map_ports: bool,
+
+    /// The lowest host port that is mapped; one port per pod is used above it
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u16).range(1_024..=50_000))]
     pub first_host_port: u16,
 
@@ -88,7 +92,7 @@ pub struct Options {
 /// One thing to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
-    /// Pod lives one after the other, on the CNI network with a port mapping
+    /// Pod lives one after the other, on the CNI network
     Bridge,
     /// Pod lives one after the other, on the host's network
     Host,

@@ -51,7 +51,7 @@ pub struct Pod {
 /// A pod's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// Its own, by CNI, with one port mapped to the host.
+    /// Its own, by CNI.
     Cni,
     /// The host's.
     Host,
@@ -187,7 +187,7 @@ impl Pods {
                 searches: vec!["svc.cluster.local".to_owned()],
                 options: vec!["ndots:5".to_owned()],
             }),
-            port_mappings: if network == Network::Cni { vec![mapping] } else { Vec::new() },
+            port_mappings: if network == Network::Cni && self.options.map_ports { vec![mapping] } else { Vec::new() },
             labels: HashMap::from([(LABEL.to_owned(), "true".to_owned())]),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.options.cgroup_parent.clone(),

@@ -140,7 +140,7 @@ impl Bench {
             let pod = self.pods.up(&mut samples, network).await?;
             self.pods.down(&mut samples, pod).await?;
         }
-        let network = if network == Network::Host { "host network" } else { "CNI and a port mapping" };
+        let network = self.network(network);
         Ok(Findings::new(format!("{} pod lives, one after the other, {network}", self.options.runs), &samples))
     }
 
@@ -156,7 +156,7 @@ impl Bench {
             .await?;
         let rate = f64::from(wanted) / begun.elapsed().as_secs_f64();
         let findings =
-            Findings::new(format!("{wanted} pod lives, {at_once} at once, CNI and a port mapping"), &samples);
+            Findings::new(format!("{wanted} pod lives, {at_once} at once, {}", self.network(Network::Cni)), &samples);
         Ok(Findings { pods_per_second: Some(rate), ..findings })
     }
 
@@ -205,7 +205,7 @@ impl Bench {
             .await?;
         samples.merge(down);
         self.settle().await;
-        let network = if network == Network::Host { "host network" } else { "CNI and a port mapping" };
+        let network = self.network(network);
         Ok(Findings {
             pods_per_second: Some(rate),
             pods: Some(wanted),
@@ -265,6 +265,14 @@ impl Bench {
             pods.extend(pod);
         }
         Ok((samples, pods))
+    }
+
+    fn network(&self, network: Network) -> &'static str {
+        match network {
+            Network::Host => "host network",
+            Network::Cni if self.options.map_ports => "CNI network, a port mapped",
+            Network::Cni => "CNI network",
+        }
     }
 
     async fn settle(&self) {
