@@ -142,7 +142,10 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        told = format!("{told}: {error}");
+        let more = error.to_string();
+        if !told.ends_with(&more) {
+            told = format!("{told}: {more}");
+        }
         cause = error.source();
     }
     told

@@ -43,13 +43,18 @@ async fn bench(options: Options) -> Result<(), BenchError> {
     let machine = Machine::read();
     let bench = Bench::connect(options).await?;
     bench.pods.sweep().await?;
+    // The first signal lets the calls under way end, so that no pod comes up behind the sweep's back.
+    let impatient = async {
+        interrupted().await;
+        bench.pods.stop();
+        interrupted().await;
+    };
     let measured = tokio::select! {
-        measured = bench.run() => Ok(measured),
-        signal = interrupted() => Err(signal),
+        measured = bench.run() => Some(measured),
+        () = impatient => None,
     };
     let swept = bench.pods.sweep().await;
-    bench.pods.remove_logs();
-    let (scenarios, failed) = measured?;
+    let (scenarios, failed) = measured.ok_or(BenchError::Interrupted)?;
     let report = Report::new(machine, &bench, scenarios);
     print!("{}", report.render(&peers));
     if let Some(path) = json {
@@ -59,8 +64,8 @@ async fn bench(options: Options) -> Result<(), BenchError> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Resolves at the first signal that asks the bench to end.
-async fn interrupted() -> BenchError {
+/// Resolves at the next signal that asks the bench to end.
+async fn interrupted() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;
@@ -69,5 +74,4 @@ async fn interrupted() -> BenchError {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    BenchError::Interrupted
 }

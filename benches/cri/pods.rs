@@ -1,10 +1,10 @@
 //! The bench's pods: what they look like, their life in timed calls, and their sure removal.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use podwright::proto::security_profile::ProfileType;
@@ -23,6 +23,7 @@ use crate::options::Options;
 use crate::samples::Samples;
 
 const LABEL: &str = "podwright.bench";
+const RUN: &str = "podwright.bench/run";
 const SWEEPS: usize = 3;
 const SWEEP_WIDTH: usize = 8;
 
@@ -37,7 +38,7 @@ pub struct Pods {
     options: Arc<Options>,
     run: u32,
     made: AtomicU32,
-    logs: PathBuf,
+    stopping: AtomicBool,
 }
 
 /// A pod with one container, both running.
@@ -62,8 +63,7 @@ impl Pods {
     pub fn new(client: Client, options: Arc<Options>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = 100_000_000 + (now.subsec_nanos() ^ process::id().rotate_left(8)) % 900_000_000;
-        let logs = std::env::temp_dir().join(format!("podwright-bench-{run}"));
-        Self { client, options, run, made: AtomicU32::new(0), logs }
+        Self { client, options, run, made: AtomicU32::new(0), stopping: AtomicBool::new(false) }
     }
 
     /// The workload's argument: as a process's argument it appears in no other process.
@@ -71,8 +71,19 @@ impl Pods {
         self.run.to_string()
     }
 
+    /// Lets calls under way end and refuses new pods from now on.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails once the bench was asked to stop.
+    pub fn go_on(&self) -> Result<(), BenchError> {
+        if self.stopping.load(Ordering::Relaxed) { Err(BenchError::Interrupted) } else { Ok(()) }
+    }
+
     /// Brings a pod up: three calls, each timed, and their sum.
     pub async fn up(&self, samples: &mut Samples, network: Network) -> Result<Pod, BenchError> {
+        self.go_on()?;
         let config = self.sandbox_config(network)?;
         let mut runtime = self.client.runtime.clone();
         let begun = Instant::now();
@@ -121,16 +132,24 @@ impl Pods {
         Err(BenchError::Exec { container: pod.container.clone(), exit_code: done.exit_code, stderr })
     }
 
-    /// Removes every pod that bears the bench's label, also those of an earlier run that was killed.
+    /// Removes every pod that bears the bench's label and its logs, also those of an earlier run that was killed.
     pub async fn sweep(&self) -> Result<(), BenchError> {
-        let mut left = self.labelled().await?;
+        let mut runs = HashSet::from([self.run]);
+        let swept = self.sweep_pods(&mut runs).await;
+        runs.into_iter().for_each(remove_logs);
+        swept
+    }
+
+    async fn sweep_pods(&self, runs: &mut HashSet<u32>) -> Result<(), BenchError> {
         let mut last = None;
         for _ in 0..SWEEPS {
+            let left = self.labelled().await?;
             if left.is_empty() {
                 return Ok(());
             }
             let mut removals = JoinSet::new();
-            for id in left {
+            for (id, run) in left {
+                runs.extend(run);
                 if removals.len() >= SWEEP_WIDTH {
                     last = removals.join_next().await.and_then(failure).or(last);
                 }
@@ -139,36 +158,28 @@ impl Pods {
             while let Some(done) = removals.join_next().await {
                 last = failure(done).or(last);
             }
-            left = self.labelled().await?;
         }
-        if left.is_empty() { Ok(()) } else { Err(last.unwrap_or(BenchError::Leftover(left.len()))) }
-    }
-
-    /// Deletes the folder of the pods' logs.
-    pub fn remove_logs(&self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.logs)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            eprintln!("cri bench: {}: {error}", self.logs.display());
+        match self.labelled().await?.len() {
+            0 => Ok(()),
+            left => Err(last.unwrap_or(BenchError::Leftover(left))),
         }
     }
 
-    /// Ids of the pods with our label. The label is looked at here too: a runtime whose filter fails
-    /// must not cost anybody their pods.
-    async fn labelled(&self) -> Result<Vec<String>, BenchError> {
-        let filter = PodSandboxFilter {
-            label_selector: HashMap::from([(LABEL.to_owned(), "true".to_owned())]),
-            ..Default::default()
-        };
+    /// Ids of the pods with our label, and the runs they are of. The label is looked at here too: a runtime
+    /// whose filter fails must not cost anybody their pods.
+    async fn labelled(&self) -> Result<Vec<(String, Option<u32>)>, BenchError> {
+        let label_selector = HashMap::from([(LABEL.to_owned(), "true".to_owned())]);
+        let filter = PodSandboxFilter { label_selector, ..Default::default() };
         let request = ListPodSandboxRequest { filter: Some(filter) };
         let list = answer("ListPodSandbox", self.client.runtime.clone().list_pod_sandbox(request).await)?;
-        Ok(list.items.into_iter().filter(|pod| pod.labels.contains_key(LABEL)).map(|pod| pod.id).collect())
+        let ours = list.items.into_iter().filter(|pod| pod.labels.contains_key(LABEL));
+        Ok(ours.map(|pod| (pod.id, pod.annotations.get(RUN).and_then(|run| run.parse().ok()))).collect())
     }
 
     fn sandbox_config(&self, network: Network) -> Result<PodSandboxConfig, BenchError> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let name = format!("bench-{}-{number}", self.run);
-        let logs = self.logs.join(&name);
+        let logs = log_folder(self.run).join(&name);
         std::fs::create_dir_all(&logs).map_err(|source| BenchError::File { path: logs.clone(), source })?;
         let ports = i32::from(u16::MAX - self.options.first_host_port);
         let host_port = i32::from(self.options.first_host_port) + (number % ports.unsigned_abs()).cast_signed();
@@ -189,6 +200,7 @@ impl Pods {
             }),
             port_mappings: if network == Network::Cni && self.options.map_ports { vec![mapping] } else { Vec::new() },
             labels: HashMap::from([(LABEL.to_owned(), "true".to_owned())]),
+            annotations: HashMap::from([(RUN.to_owned(), self.run.to_string())]),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.options.cgroup_parent.clone(),
                 security_context: Some(LinuxSandboxSecurityContext {
@@ -238,6 +250,19 @@ fn namespaces(network: Network) -> NamespaceOption {
 
 fn runtime_default() -> SecurityProfile {
     SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..Default::default() }
+}
+
+fn log_folder(run: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("podwright-bench-{run}"))
+}
+
+fn remove_logs(run: u32) {
+    let folder = log_folder(run);
+    if let Err(error) = std::fs::remove_dir_all(&folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        eprintln!("cri bench: {}: {error}", folder.display());
+    }
 }
 
 async fn remove(client: Client, id: String) -> Result<(), BenchError> {

@@ -96,7 +96,7 @@ impl Bench {
             let broken = findings.error.is_some();
             all.push(findings);
             // The next scenario starts from an empty runtime, too.
-            if broken && self.pods.sweep().await.is_err() {
+            if matches!(failed, Some(BenchError::Interrupted)) || broken && self.pods.sweep().await.is_err() {
                 break;
             }
         }
@@ -220,6 +220,7 @@ impl Bench {
     async fn lists(&self, samples: &mut Samples, pods: &[Pod]) -> Result<(), BenchError> {
         let mut runtime = self.client.runtime.clone();
         for pod in pods.iter().cycle().take(self.options.lists as usize) {
+            self.pods.go_on()?;
             timed(samples, "ListPodSandbox", runtime.list_pod_sandbox(ListPodSandboxRequest::default())).await?;
             timed(samples, "ListContainers", runtime.list_containers(ListContainersRequest::default())).await?;
             let status = PodSandboxStatusRequest { pod_sandbox_id: pod.sandbox.clone(), ..Default::default() };
@@ -234,6 +235,7 @@ impl Bench {
         let image = self.options.pull_image.as_deref().unwrap_or(&self.options.image);
         let mut samples = Samples::default();
         for _ in 0..self.options.pull_runs {
+            self.pods.go_on()?;
             if self.client.has_image(image).await? {
                 self.client.remove_image(&mut samples, image).await?;
             }
@@ -252,19 +254,25 @@ impl Bench {
         Fut: Future<Output = Result<(Samples, Option<Pod>), BenchError>> + Send + 'static,
     {
         let (mut samples, mut pods) = (Samples::default(), Vec::new());
+        let (mut begun, mut failed) = (0, None);
         let mut under_way = JoinSet::new();
-        let mut begun = 0;
         loop {
-            while begun < times && under_way.len() < self.options.parallel as usize {
+            while failed.is_none() && begun < times && under_way.len() < self.options.parallel as usize {
                 under_way.spawn(work(Arc::clone(&self.pods), Samples::default()));
                 begun += 1;
             }
-            let Some(done) = under_way.join_next().await else { break };
-            let (more, pod) = done??;
-            samples.merge(more);
-            pods.extend(pod);
+            match under_way.join_next().await {
+                Some(Ok(Ok((more, pod)))) => {
+                    samples.merge(more);
+                    pods.extend(pod);
+                }
+                // The others may end what they began: a call given up would go on in the runtime.
+                Some(Ok(Err(error))) => failed = failed.or(Some(error)),
+                Some(Err(error)) => failed = failed.or(Some(error.into())),
+                None => break,
+            }
         }
-        Ok((samples, pods))
+        failed.map_or(Ok((samples, pods)), Err)
     }
 
     fn network(&self, network: Network) -> &'static str {
