@@ -1,5 +1,7 @@
 //! The real monitor with a real pause, driven by the daemon's client.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -250,7 +250,8 @@ mod tests {
 
     #[test]
     fn the_files_that_come_with_us_are_good() {
-        let handlers = Handlers::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime-handlers"), BUILT_IN).unwrap();
+        let handlers =
+            Handlers::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime-handlers"), BUILT_IN).unwrap();
         assert_eq!(handlers.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["crun", "runc", "runsc", "youki"]);
         assert_eq!(handlers.get("").unwrap().name, "youki");
         assert_eq!(handlers.get("runc").unwrap().settings.kind, Kind::Oci);
@@ -264,7 +265,8 @@ mod tests {
 
     #[test]
     fn an_unknown_handler_is_told_with_the_known() {
-        let handlers = Handlers::load(folder(&[("runc.toml", "kind = 'oci'\nbinary = 'runc'")]).path(), BUILT_IN).unwrap();
+        let handlers =
+            Handlers::load(folder(&[("runc.toml", "kind = 'oci'\nbinary = 'runc'")]).path(), BUILT_IN).unwrap();
         let error = handlers.get("kata").unwrap_err();
         assert_eq!(error.to_string(), r#"runtime handler "kata" is not configured; known are "runc", "youki""#);
         assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -203,8 +203,7 @@ fn seccomp_profile(
         return Ok(None);
     }
     let caps = capabilities::sets(&config.security, context.held_capabilities).map(|sets| sets.bounding).unwrap_or(0);
-    let load =
-        |path: &Path| load_profile(path, caps).map(Some);
+    let load = |path: &Path| load_profile(path, caps).map(Some);
     match &config.security.seccomp {
         Profile::Unset if !context.limits.seccomp_when_unset => Ok(None),
         Profile::Unconfined => Ok(None),

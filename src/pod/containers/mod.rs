@@ -4,7 +4,6 @@ pub(super) mod create;
 pub(super) mod slot;
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
