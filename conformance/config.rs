@@ -32,7 +32,7 @@ fn the_default_configuration_is_valid_and_whole() {
     assert!(!text.parse::<toml::Table>().unwrap().is_empty());
     let file = folder.path().join("config.toml");
     fs::write(&file, &text).unwrap();
-    let out = podwright(&["config", "check", "--config", file.to_str().unwrap()]);
+    let out = podwright(&["config", "check", file.to_str().unwrap()]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 

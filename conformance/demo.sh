@@ -83,6 +83,6 @@ echo "unix://$work/cri.sock"
 
 say "podwright run examples/hello.yaml"
 code=0
-"$podwright" run --rm --timeout 60s --runtime-endpoint "unix://$work/cri.sock" "$here/../examples/hello.yaml" || code=$?
+"$podwright" run --rm --timeout 60s --root "$work/driver" --runtime-endpoint "unix://$work/cri.sock" "$here/../examples/hello.yaml" || code=$?
 echo "exit code $code"
 exit $code

@@ -28,7 +28,8 @@ impl Driver {
         let (out, err) = (node.dir().join(format!("{name}.out")), node.dir().join(format!("{name}.err")));
         let endpoint = format!("unix://{}", node.dir().join("cri.sock").display());
         let mut command = daemon::command(daemon::program());
-        command.arg(args[0]).args(["--runtime-endpoint", &endpoint]).args(&args[1..]);
+        let root = node.dir().join("driver");
+        command.arg(args[0]).args(["--runtime-endpoint", &endpoint, "--root"]).arg(root).args(&args[1..]);
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
         let input = node.dir().join("stdin");
         command.stdin(if input.exists() { File::open(input).unwrap().into() } else { Stdio::null() });
@@ -58,23 +59,11 @@ impl Driver {
     }
 }
 
-/// A node with the registry up. The driver's own folders, which are the machine's, are covered in this test's view.
+/// A node with the registry up.
 async fn node() -> Node {
     let mut node = Node::start().await;
     node.serve_images().await;
-    for folder in ["/var/log", "/var/lib"] {
-        let (flags, none) = (nix::mount::MsFlags::empty(), None::<&str>);
-        nix::mount::mount(Some("pwt"), folder, Some("tmpfs"), flags, none).unwrap();
-    }
     node
-}
-
-/// Takes the covers off again, for the census.
-async fn finish(node: Node) {
-    for folder in ["/var/log", "/var/lib"] {
-        nix::mount::umount2(folder, nix::mount::MntFlags::MNT_DETACH).unwrap();
-    }
-    node.finish().await;
 }
 
 async fn run(node: &Node, manifest: &str, args: &[&str]) -> Outcome {
@@ -112,7 +101,7 @@ async fn the_example_says_hello() {
     assert!(outcome.out.to_lowercase().contains("hello"), "{outcome:?}");
     assert!(outcome.err.contains("10.88."), "the pod's address is told: {outcome:?}");
     nothing_left(&node).await;
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -123,7 +112,7 @@ async fn the_exit_code_is_the_pod_s() {
     assert_eq!(outcome.code, 7, "{outcome:?}");
     assert!(outcome.out.contains("out") && outcome.err.contains("err"), "{outcome:?}");
     nothing_left(&node).await;
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -133,7 +122,7 @@ async fn without_rm_the_pod_stays_stopped() {
     assert_eq!(run(&node, &manifest, &[]).await.code, 0);
     let pods = node.pods(PodSandboxFilter::default()).await;
     assert_eq!((pods.len(), pods[0].metadata.as_ref().unwrap().name.as_str()), (1, "stays"));
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -162,7 +151,7 @@ async fn init_containers_run_in_order() {
     );
     let outcome = run(&node, &pod("failing", &failing), &["--rm"]).await;
     assert!(outcome.code == 9 && !outcome.out.contains("must not run"), "{outcome:?}");
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -186,7 +175,7 @@ async fn configuration_in_the_same_file() {
         outcome.out.contains("green-config secret text green") && outcome.out.contains("from a mapsecret"),
         "{outcome:?}"
     );
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -200,7 +189,7 @@ async fn json_on_standard_input() {
     fs::write(node.dir().join("stdin"), manifest.to_string()).unwrap();
     let outcome = Driver::start(&node, "run", &["run", "--rm", "-"]).ends().await;
     assert!(outcome.code == 0 && outcome.out.contains("from json"), "{outcome:?}");
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -214,7 +203,7 @@ async fn a_failed_container_is_started_again() {
     let manifest = pod("again", &spec).replace("restartPolicy: Never", "restartPolicy: OnFailure");
     let outcome = run(&node, &manifest, &["--rm"]).await;
     assert!(outcome.code == 0 && outcome.out.contains("second time"), "{outcome:?}");
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -225,7 +214,7 @@ async fn resources_reach_the_container() {
     let outcome =
         run(&node, &pod("limits", &format!("  containers:\n{}", container("c", script, more))), &["--rm"]).await;
     assert!(outcome.out.contains("67108864"), "{outcome:?}");
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -236,7 +225,7 @@ async fn the_time_limit_ends_the_pod() {
     let outcome = run(&node, &pod("limit", &spec), &["--rm", "--timeout", "2s"]).await;
     assert_eq!(outcome.code, 124, "{outcome:?}");
     nothing_left(&node).await;
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -252,7 +241,7 @@ async fn a_signal_stops_the_pod() {
     assert_eq!(outcome.code, 130, "{outcome:?}");
     assert!(outcome.out.contains("stopping"), "{outcome:?}");
     nothing_left(&node).await;
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -301,7 +290,7 @@ async fn what_is_not_supported_is_refused_by_name() {
         }
     }
     nothing_left(&node).await;
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -314,7 +303,7 @@ async fn without_a_runtime_the_endpoint_is_named() {
     let out = command.output().unwrap();
     assert!(!out.status.success());
     assert!(String::from_utf8_lossy(&out.stderr).contains("/no/such.sock"), "{out:?}");
-    finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -372,5 +361,5 @@ async fn static_pods_follow_their_folder() {
     .await;
     driver.signal(nix::sys::signal::Signal::SIGTERM);
     driver.ends().await;
-    finish(node).await;
+    node.finish().await;
 }
