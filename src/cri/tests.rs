@@ -19,16 +19,18 @@ struct House {
 }
 
 impl House {
-    fn open() -> Self {
+    async fn open() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("s")).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let handlers =
-            Arc::new([HandlerInfo { name: "youki".into(), recursive_read_only_mounts: true, user_namespaces: false }]);
         let mut config = Config::default();
         config.paths.root = folder.path().join("root");
         config.paths.state = folder.path().join("state");
-        let services = services(config, handlers);
+        config.cgroup.driver = crate::config::CgroupDriver::Cgroupfs;
+        for path in [&config.paths.root, &config.paths.state] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let services = crate::app::App::build(Arc::new(config)).await.unwrap().services();
         let server = tokio::spawn(serve(listener, services, async {
             let _ = stopped.await;
         }));
@@ -46,7 +48,7 @@ async fn channel(socket: &Path) -> Channel {
 
 #[tokio::test]
 async fn version_status_and_config() {
-    let house = House::open();
+    let house = House::open().await;
     let mut client = RuntimeServiceClient::new(channel(&house.socket()).await);
     let version = client.version(proto::VersionRequest::default()).await.unwrap().into_inner();
     assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("podwright", "v1"));
@@ -72,7 +74,7 @@ async fn version_status_and_config() {
 
 #[tokio::test]
 async fn what_is_not_there_says_so() {
-    let house = House::open();
+    let house = House::open().await;
     let mut client = RuntimeServiceClient::new(channel(&house.socket()).await);
     let exec = client.exec(proto::ExecRequest::default()).await.unwrap_err();
     assert_eq!(exec.code(), Code::Unimplemented);
@@ -86,7 +88,7 @@ async fn what_is_not_there_says_so() {
 
 #[tokio::test]
 async fn bad_requests_name_their_field() {
-    let house = House::open();
+    let house = House::open().await;
     let mut client = RuntimeServiceClient::new(channel(&house.socket()).await);
     let run = client.run_pod_sandbox(proto::RunPodSandboxRequest::default()).await.unwrap_err();
     assert_eq!((run.code(), run.message()), (Code::InvalidArgument, "config: is missing (got \"\")"));
@@ -108,22 +110,10 @@ async fn bad_requests_name_their_field() {
 
 #[tokio::test]
 async fn shutdown_ends_the_server_while_clients_are_connected() {
-    let house = House::open();
+    let house = House::open().await;
     let mut client = RuntimeServiceClient::new(channel(&house.socket()).await);
     client.version(proto::VersionRequest::default()).await.unwrap();
     house.stop.send(()).unwrap();
     house.server.await.unwrap().unwrap();
     assert!(client.version(proto::VersionRequest::default()).await.is_err());
-}
-
-fn services(config: Config, handlers: Arc<[HandlerInfo]>) -> Services {
-    Services {
-        pods: Pods {},
-        images: Images::default(),
-        network: Network::default(),
-        handlers,
-        systemd_cgroup: false,
-        features: Features::default(),
-        config: Arc::new(config),
-    }
 }

@@ -250,7 +250,7 @@ fn read(context: &super::Context, data: &Path) -> Result<Option<Found>, store::S
         match store::load::<ContainerRecord>(&path) {
             Ok(Some(container)) => {
                 let hold = context.images.hold_layers(&container.layers);
-                containers.insert(container.id.clone(), Slot::new(container, Some(hold)));
+                containers.insert(container.id.clone(), Slot::new(container, hold));
             }
             Ok(None) => drop(fs::remove_dir_all(folder.path())),
             Err(error) => {

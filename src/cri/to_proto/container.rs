@@ -135,10 +135,12 @@ mod tests {
         assert_eq!(stop_signal(Signal::parse("SIGRTMAX-14").unwrap()), proto::Signal::Sigrtmaxminus14);
     }
 
-    #[test]
-    fn image_identity_and_user() {
+    #[tokio::test]
+    async fn image_identity_and_user() {
         let view = samples::container("c", &PodId::generate());
-        let status = container_status(&view, &Images::default());
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::open(crate::image::Settings::new(folder.path())).unwrap();
+        let status = container_status(&view, &images);
         assert_eq!(status.image_id, samples::image_id().to_string());
         assert_eq!(container(&view).image_id, status.image_id);
         assert_eq!(status.image.unwrap().image, "busybox:1");

@@ -111,6 +111,7 @@ pub mod samples {
         let labels = [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())].into();
         let asked = proto::PodSandboxConfig { metadata, labels, ..Default::default() };
         PodView {
+            visible: true,
             id: PodId::parse(&digit.repeat(64)).unwrap(),
             config: Arc::new(from_proto::pod(Some(asked)).unwrap()),
             handler: String::new(),

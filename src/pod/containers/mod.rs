@@ -122,7 +122,7 @@ impl Driver {
 
     fn begin_create(&mut self, id: ContainerId, request: Request, reply: Reply<ContainerId>) {
         let hold = self.context.images.hold(&request.image);
-        let mut slot = Slot::new(request.record.clone(), Some(hold));
+        let mut slot = Slot::new(request.record.clone(), hold);
         slot.creating.push(reply);
         self.containers.insert(id.clone(), slot);
         self.shared.add_container(&id, &self.record.id);

@@ -20,8 +20,8 @@ pub(crate) struct Slot {
     pub(crate) view: Arc<ContainerView>,
     /// Tells waiting stops and removals of the exit.
     pub(crate) exit: watch::Sender<Option<Exit>>,
-    /// Keeps the image's layers.
-    pub(crate) hold: Option<LayerHold>,
+    /// Keeps the image's layers for as long as the slot lives.
+    _hold: LayerHold,
     /// The spec's `process`, for exec; read from the bundle when first needed.
     pub(crate) process: Option<Arc<serde_json::Value>>,
     pub(crate) creating: Vec<oneshot::Sender<Result<ContainerId, PodError>>>,
@@ -31,13 +31,13 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn new(record: ContainerRecord, hold: Option<LayerHold>) -> Self {
+    pub(crate) fn new(record: ContainerRecord, hold: LayerHold) -> Self {
         let config = Arc::new(record.config.clone());
         Self {
             view: Arc::new(view(&record, &config)),
             exit: watch::Sender::new(record.exit.clone()),
             record,
-            hold,
+            _hold: hold,
             process: None,
             creating: Vec::new(),
             starting: None,
