@@ -157,10 +157,10 @@ pub async fn run(
     while let Ok(report) = incoming.try_recv() {
         viewer.report(report).await;
     }
-    if result.is_err() {
-        if let Err(error) = stop(&cri, &pod, 0).await {
-            viewer.line(format!("cannot stop the pod: {}", chain(&error))).await;
-        }
+    if result.is_err()
+        && let Err(error) = stop(&cri, &pod, 0).await
+    {
+        viewer.line(format!("cannot stop the pod: {}", chain(&error))).await;
     }
     viewer.end().await;
     if options.remove {
