@@ -33,6 +33,8 @@ pub struct Style {
     pub lines: bool,
     /// Show the status line.
     pub status: bool,
+    /// stdout and stderr go to the same place.
+    pub shared: bool,
 }
 
 impl Style {
@@ -44,6 +46,7 @@ impl Style {
             colour: io::stdout().is_terminal() && !plain,
             lines: !quiet,
             status: !quiet && io::stderr().is_terminal(),
+            shared: same_file(),
         }
     }
 }
@@ -181,7 +184,7 @@ impl<O: Write, E: Write> Screen<O, E> {
     }
 
     fn break_line(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.mid_line) && self.style.status {
+        if std::mem::take(&mut self.mid_line) && self.style.shared {
             self.err.write_all(b"\n")?;
         }
         Ok(())
@@ -196,6 +199,11 @@ impl<O: Write, E: Write> Screen<O, E> {
         }
         Ok(())
     }
+}
+
+fn same_file() -> bool {
+    let stat = |result: Result<rustix::fs::Stat, _>| result.ok().map(|stat| (stat.st_dev, stat.st_ino, stat.st_rdev));
+    stat(rustix::fs::fstat(io::stdout())) == stat(rustix::fs::fstat(io::stderr()))
 }
 
 #[cfg(test)]
@@ -216,7 +224,7 @@ mod tests {
         (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
 
-    const PLAIN: Style = Style { prefix: false, colour: false, lines: true, status: false };
+    const PLAIN: Style = Style { prefix: false, colour: false, lines: true, status: false, shared: false };
 
     #[test]
     fn one_container_passes_through() {

@@ -12,6 +12,8 @@ pub mod backoff;
 pub mod client;
 pub mod console;
 pub mod events;
+#[cfg(test)]
+mod fake;
 pub mod logs;
 pub mod manifest;
 pub mod node;

@@ -157,10 +157,10 @@ pub async fn run(
     while let Ok(report) = incoming.try_recv() {
         viewer.report(report).await;
     }
-    if result.is_err() {
-        if let Err(error) = stop(&cri, &pod, 0).await {
-            viewer.line(format!("cannot stop the pod: {}", chain(&error))).await;
-        }
+    if result.is_err()
+        && let Err(error) = stop(&cri, &pod, 0).await
+    {
+        viewer.line(format!("cannot stop the pod: {}", chain(&error))).await;
     }
     viewer.end().await;
     if options.remove {
@@ -213,6 +213,11 @@ impl Viewer {
         let _ = self.show.send(Show::Status(format!("{}: {text}", self.pod))).await;
     }
 
+    async fn running_status(&self) {
+        let names = self.running.join(", ");
+        self.status(if names.is_empty() { "nothing runs".to_owned() } else { format!("running {names}") }).await;
+    }
+
     async fn report(&mut self, report: Report) {
         match report {
             Report::Pulling(image) => self.status(format!("pulling {image}")).await,
@@ -232,7 +237,7 @@ impl Viewer {
             }
             Report::Started(container) => {
                 self.running.push(container);
-                self.status(format!("running {}", self.running.join(", "))).await;
+                self.running_status().await;
             }
             Report::Exited { container, attempt, code, reason, message } => {
                 if let Some(end) = self.ends.remove(&(container.clone(), attempt)) {
@@ -247,7 +252,7 @@ impl Viewer {
                     text = format!("{text}: {message}");
                 }
                 self.line(text).await;
-                self.status(format!("running {}", self.running.join(", "))).await;
+                self.running_status().await;
             }
             Report::BackOff(container, until) => {
                 let seconds = (until - now_ns()).max(0) / 1_000_000_000 + 1;

@@ -320,3 +320,5 @@ async fn beyond(halt: &mut watch::Receiver<Halt>, level: Halt) {
 
 #[cfg(test)]
 mod state_tests;
+#[cfg(test)]
+mod tests;

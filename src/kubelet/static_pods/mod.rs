@@ -25,7 +25,7 @@ use super::qos::CgroupDriver;
 use super::teardown::PodRef;
 use super::translate::{Dirs, Node, PodJob, labels};
 
-pub use scan::{Folder, Key};
+pub use scan::{Folder, Key, Pods};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -129,12 +129,7 @@ fn owner(folder: &Path) -> String {
     format!("dir-{hex}")
 }
 
-fn read(
-    folder: &mut Folder,
-    path: &Path,
-    owner: &str,
-    shown: &mut BTreeSet<String>,
-) -> io::Result<BTreeMap<Key, Arc<PodJob>>> {
+fn read(folder: &mut Folder, path: &Path, owner: &str, shown: &mut BTreeSet<String>) -> io::Result<Pods> {
     let (pods, errors) = folder.scan(path, owner)?;
     for error in errors.iter().filter(|error| !shown.contains(*error)) {
         tracing::error!("{error}");
@@ -180,7 +175,7 @@ struct Slots {
 }
 
 impl Slots {
-    fn apply(&mut self, pods: &BTreeMap<Key, Arc<PodJob>>) {
+    fn apply(&mut self, pods: &Pods) {
         for (key, sender) in &self.wanted {
             if !pods.contains_key(key) {
                 sender.send_if_modified(|known| known.take().is_some());

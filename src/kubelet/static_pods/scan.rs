@@ -13,6 +13,9 @@ use super::super::uid;
 /// Namespace and name of a pod: one of each is run.
 pub type Key = (String, String);
 
+/// The pods of a folder.
+pub type Pods = BTreeMap<Key, Arc<PodJob>>;
+
 /// The folder as last read.
 #[derive(Debug, Default)]
 pub struct Folder {
@@ -26,7 +29,7 @@ impl Folder {
     ///
     /// # Errors
     /// The folder itself cannot be read.
-    pub fn scan(&mut self, folder: &Path, owner: &str) -> io::Result<(BTreeMap<Key, Arc<PodJob>>, Vec<String>)> {
+    pub fn scan(&mut self, folder: &Path, owner: &str) -> io::Result<(Pods, Vec<String>)> {
         let mut paths = Vec::new();
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();

@@ -169,7 +169,8 @@ pub fn sandbox(job: &PodJob, node: &Node, dirs: &Dirs, attempt: u32) -> proto::P
             namespace: metadata.namespace.clone(),
             attempt,
         }),
-        hostname: hostname(&job.pod, node),
+        // Without a UTS namespace of its own a pod has the host's name, and runtimes refuse to set it.
+        hostname: if spec.host_network { String::new() } else { hostname(&job.pod, node) },
         log_directory: text(&dirs.pod_logs(job)),
         dns_config: Some(dns::config(spec, node)),
         port_mappings: port_mappings(&job.pod),

@@ -64,7 +64,8 @@ fn a_sandbox_carries_identity_and_place() {
 fn the_hosts_network_brings_its_resolver_and_name() {
     let job = job("  hostNetwork: true\n  containers: [{name: a, image: i}]\n");
     let config = sandbox(&job, &node(), &dirs(), 0);
-    assert_eq!(config.hostname, "node-1");
+    assert_eq!(config.hostname, "");
+    assert_eq!(hostname(&job.pod, &node()), "node-1");
     assert_eq!(config.dns_config.unwrap().servers, ["127.0.0.53"]);
     let options = config.linux.unwrap().security_context.unwrap().namespace_options.unwrap();
     assert_eq!(options.network(), proto::NamespaceMode::Node);
