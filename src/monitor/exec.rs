@@ -28,6 +28,12 @@ const READ: usize = 4 * 1024;
 /// Reads in a row before others get their turn.
 const MAX_READS: usize = 64;
 
+/// Output after which free memory is given back, bytes.
+const MUCH: usize = 64 * 1024;
+
+/// Execs at once after which free memory is given back.
+const MANY: usize = 8;
+
 /// What a process that was killed because its time was up counts as.
 const KILLED: i32 = 128 + libc::SIGKILL;
 
@@ -233,6 +239,8 @@ impl Monitor {
             capture.read(exec.output_limit, &mut self.poll);
             capture.close(&mut self.poll);
         }
+        let bytes: usize = exec.streams.iter().map(|capture| capture.bytes.capacity()).sum();
+        self.untidy |= bytes > MUCH || self.execs.len() >= MANY;
         let [stdout, stderr] = exec.streams.map(|capture| capture.bytes);
         let exit_code = if exec.timed_out { KILLED } else { exec.code.unwrap_or(KILLED) };
         let outcome = ExecOutcome { exit_code, timed_out: exec.timed_out, stdout, stderr };

@@ -16,15 +16,19 @@ use super::container::Container;
 use super::exec::Exec;
 use super::jobs::Running;
 use super::output::Reader;
-use super::poll::{Poll, Source};
+use super::poll::{Poll, Source, Token};
 use super::reaper::Children;
 use super::sandbox::Sandbox;
 use super::{Options, socket};
+use crate::sys::process;
 use crate::types::{ContainerId, PodId};
 use crate::wire::{Event, Failure, Message, Reply};
 
 /// Connections served at once; one daemon needs one.
 const MAX_CONNECTIONS: usize = 16;
+
+/// How long nobody is let in after that has failed.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the last answer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -45,6 +49,7 @@ pub struct Monitor {
     pub(super) poll: Poll,
     signals: SignalFd,
     listener: UnixListener,
+    listening: Token,
     connections: BTreeMap<u64, Connection>,
     /// Numbers for connections, jobs, execs and console sockets.
     counter: u64,
@@ -54,6 +59,8 @@ pub struct Monitor {
     pub(super) jobs: BTreeMap<u64, Running>,
     pub(super) children: Children,
     pub(super) reader: Reader,
+    /// A burst of work has left free memory behind.
+    pub(super) untidy: bool,
     /// Somebody asked for Shutdown; what went wrong since.
     pub(super) closing: Option<Closing>,
 }
@@ -74,13 +81,14 @@ impl Monitor {
         let signals = SignalFd::with_flags(signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let listener = socket::listen(&options.dir)?;
         poll.add(&signals, Source::Signals)?;
-        poll.add(&listener, Source::Listener)?;
+        let listening = poll.add(&listener, Source::Listener)?;
         Ok(Self {
             pod: options.pod.clone(),
             dir: options.dir.clone(),
             poll,
             signals,
             listener,
+            listening,
             connections: BTreeMap::new(),
             counter: 0,
             sandbox: Sandbox::default(),
@@ -89,6 +97,7 @@ impl Monitor {
             jobs: BTreeMap::new(),
             children: Children::default(),
             reader: Reader::default(),
+            untidy: false,
             closing: None,
         })
     }
@@ -100,6 +109,10 @@ impl Monitor {
             self.poll.wait(&mut ready)?;
             for (source, due) in ready.drain(..) {
                 self.handle(source, due);
+            }
+            if self.untidy && self.execs.is_empty() && self.jobs.is_empty() {
+                self.untidy = false;
+                process::trim_memory();
             }
         }
         self.farewell();
@@ -144,6 +157,7 @@ impl Monitor {
 
     fn handle(&mut self, source: Source, due: bool) {
         match source {
+            Source::Listener if due => self.listen_again(),
             Source::Listener => self.accept(),
             Source::Signals => self.on_signals(),
             Source::Connection(number) => self.on_connection(number),
@@ -170,7 +184,18 @@ impl Monitor {
     }
 
     fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // Out of descriptors, most likely: the peer would be reported for ever.
+                    warn!(%error, "connections are not accepted for a while");
+                    self.poll.remove(&self.listener, self.listening);
+                    self.poll.timer(ACCEPT_PAUSE, Source::Listener);
+                    return;
+                }
+            };
             // The folder and the socket are closed to others; this is the second lock on the door.
             let ours = socket_peercred(&stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid());
             if !ours || self.connections.len() >= MAX_CONNECTIONS {
@@ -179,6 +204,16 @@ impl Monitor {
             }
             if let Err(error) = self.welcome(stream) {
                 warn!(%error, "connection lost");
+            }
+        }
+    }
+
+    fn listen_again(&mut self) {
+        match self.poll.add(&self.listener, Source::Listener) {
+            Ok(token) => self.listening = token,
+            Err(error) => {
+                warn!(%error, "connections are still not accepted");
+                self.poll.timer(ACCEPT_PAUSE, Source::Listener);
             }
         }
     }

@@ -195,6 +195,15 @@ pub fn close_inherited() -> io::Result<()> {
     }
 }
 
+/// Gives memory that was freed back to the kernel. The C library keeps what a burst of work needed, else.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: looks at free memory of the allocator's own only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Forks a test, whose other threads only wait for it; returns the child's pid.
 #[cfg(test)]
 pub fn fork_test(child: impl FnOnce() -> u8) -> i32 {
