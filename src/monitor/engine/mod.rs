@@ -19,6 +19,7 @@
 
 mod capture;
 mod cgroup;
+mod devices;
 mod executor;
 mod hygiene;
 mod job;

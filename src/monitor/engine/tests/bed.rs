@@ -112,10 +112,14 @@ impl Bed {
         match name {
             "youki" => Engine::Youki { root, systemd_cgroup: false },
             _ => {
+                let given = std::env::var_os(name.to_uppercase()).map(PathBuf::from);
                 let found =
                     ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"].map(|dir| Path::new(dir).join(name));
-                let binary =
-                    found.into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{name} is not installed"));
+                let binary = given
+                    .into_iter()
+                    .chain(found)
+                    .find(|path| path.exists())
+                    .unwrap_or_else(|| panic!("{name} is not installed"));
                 let args = match name {
                     "runsc" => vec!["--platform=ptrace".into(), "--ignore-cgroups".into(), "--network=none".into()],
                     _ => Vec::new(),

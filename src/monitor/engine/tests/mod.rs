@@ -240,3 +240,60 @@ fn read_only_roots_of_one_and_of_two_layers() {
         bed.census(&[]);
     });
 }
+
+/// Times of one engine, in milliseconds: `ENGINE=youki cargo nextest run --run-ignored only measure`.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let engine = std::env::var("ENGINE").unwrap_or_else(|_| "youki".to_owned());
+    as_monitor(|| {
+        if engine == "crun" {
+            bed::hide_unified();
+        }
+        let mut bed = Bed::new();
+        let compiler = crate::launch::seccomp::SeccompCompiler::new(bed.folder.path().join("seccomp"));
+        let profile = crate::launch::seccomp::default_profile(0).unwrap();
+        let bpf = compiler.bpf_file(&profile).unwrap();
+        let mut times: [Vec<f64>; 5] = Default::default();
+        for _ in 0..60 {
+            let spec = bed.make(&engine, &["true"], |made| {
+                made.config["linux"]["seccomp"] = serde_json::to_value(&profile).unwrap();
+                made.spec.confinement.bpf = Some(bpf.clone());
+            });
+            let mut last = std::time::Instant::now();
+            let mut lap = |index: usize| {
+                times[index].push(last.elapsed().as_secs_f64() * 1000.0);
+                last = std::time::Instant::now();
+            };
+            let mut running = bed.create(&spec).unwrap();
+            lap(0);
+            bed.start(&spec, &mut running).unwrap();
+            lap(1);
+            bed.exit_code(running.pid);
+            lap(2);
+            bed.delete(&spec);
+            lap(3);
+        }
+        let spec = bed.make(&engine, &["sleep", "1000"], |made| made.spec.confinement.bpf = Some(bpf.clone()));
+        let mut running = bed.create(&spec).unwrap();
+        bed.start(&spec, &mut running).unwrap();
+        for _ in 0..60 {
+            let start = std::time::Instant::now();
+            bed.exec(&spec, running.pid, process(&["true"])).unwrap();
+            times[4].push(start.elapsed().as_secs_f64() * 1000.0);
+        }
+        drop(running);
+        bed.delete(&spec);
+        for (name, mut times) in ["create", "start", "wait", "delete", "exec"].into_iter().zip(times) {
+            times.sort_by(f64::total_cmp);
+            println!("{engine} {name}: min {:.2} median {:.2} p90 {:.2} ms", times[0], times[30], times[54]);
+        }
+    });
+}
+
+/// gVisor: needs `runsc` installed, or its path in RUNSC.
+#[test]
+#[ignore = "needs gVisor"]
+fn runsc_lives_and_dies() {
+    lifecycle("runsc");
+}
