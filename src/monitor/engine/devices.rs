@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn odd_rules_are_refused() {
         for rule in [json!({"type": "x"}), json!({"access": "z"}), json!({"major": -2}), json!({"minor": 1u64 << 40})] {
-            assert!(parse(&[rule.clone()]).is_err(), "{rule}");
+            assert!(parse(std::slice::from_ref(&rule)).is_err(), "{rule}");
         }
     }
 }

@@ -153,7 +153,7 @@ fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
     let messages = || log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let text = |entry: Value| Some(entry.get("msg")?.as_str()?.trim().to_owned());
     let errors = messages().filter(|entry| matches!(entry["level"].as_str(), Some("error" | "fatal")));
-    match errors.filter_map(text).last().or_else(|| messages().filter_map(text).last()) {
+    match errors.filter_map(text).next_back().or_else(|| messages().filter_map(text).next_back()) {
         Some(message) => {
             let kind = match &message {
                 m if m.contains("executable file") && m.contains("not found") => ErrorKind::NotFound,

@@ -217,6 +217,56 @@ fn staged_mounts_have_their_own_propagation_and_owners() {
 }
 
 #[test]
+fn a_terminal_is_handed_out() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        for engine in ["youki", "runc"] {
+            let script = "test -t 0 && test -t 1 && test -t 2 && readlink /proc/self/fd/0 && stat -c %t /dev/console";
+            let spec = bed.make(engine, &["sh", "-c", script], |made| {
+                made.config["process"]["terminal"] = json!(true);
+            });
+            let (mut running, terminal) = bed.create_on_terminal(&spec);
+            bed.start(&spec, &mut running).unwrap();
+            assert_eq!(bed.exit_code(running.pid), 0, "{engine}");
+            assert_eq!(bed::terminal_text(&terminal), "/dev/pts/0\r\n88\r\n", "{engine}");
+            bed.delete(&spec);
+        }
+        bed.census(&[]);
+    });
+}
+
+#[test]
+fn exec_joins_the_cgroups_and_namespaces_of_init() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        let spec = bed.make("youki", &["sleep", "100"], |_| {});
+        let mut running = bed.create(&spec).unwrap();
+        bed.start(&spec, &mut running).unwrap();
+        let script = "for i in 1 self; do grep -v systemd /proc/$i/cgroup; readlink /proc/$i/ns/mnt /proc/$i/ns/net \
+            /proc/$i/ns/ipc /proc/$i/ns/uts /proc/$i/ns/pid; done; cat /proc/self/cgroup >&2";
+        let (code, output) = bed.exec(&spec, running.pid, process(&["sh", "-c", script])).unwrap();
+        assert_eq!(code, 0, "{output}");
+        let lines: Vec<&str> = output.lines().take(output.lines().count() / 3 * 3).collect();
+        let own: Vec<&str> = output.lines().filter(|line| line.contains("pw-engine-test")).collect();
+        assert!(own.len() >= 3, "in no cgroup of the container: {output}");
+        let init = fs::read_to_string(format!("/proc/{}/cgroup", running.pid)).unwrap();
+        assert!(own.iter().all(|line| init.contains(line)), "{output} {init}");
+        for kind in ["mnt:", "net:", "ipc:", "uts:", "pid:"] {
+            let found: std::collections::BTreeSet<_> = lines.iter().filter(|line| line.starts_with(kind)).collect();
+            assert_eq!(found.len(), 1, "{output}");
+        }
+        // Nothing of it stays in libcontainer's folder.
+        let Engine::Youki { root, .. } = &spec.engine else { panic!() };
+        let left: Vec<_> =
+            fs::read_dir(root.join(spec.container.as_str())).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+        drop(running);
+        bed.delete(&spec);
+        bed.census(&[&spec]);
+    });
+}
+
+#[test]
 fn read_only_roots_of_one_and_of_two_layers() {
     as_monitor(|| {
         let mut bed = Bed::new();
