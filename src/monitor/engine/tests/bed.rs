@@ -269,11 +269,19 @@ impl Bed {
             let left: Vec<_> = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path()).collect();
             assert!(left.iter().all(|path| !path.to_string_lossy().contains(spec.container.as_str())), "{left:?}");
         }
-        for path in cgroups(&format!("/{}", self.parent)) {
-            let _ = fs::remove_dir(&path);
-            assert!(!path.exists(), "{path:?} is left");
+        for path in cgroups(&format!("/{}", self.parent)).iter().filter(|path| path.exists()) {
+            let children = fs::read_dir(path).unwrap().flatten().filter(|entry| entry.path().is_dir());
+            assert_eq!(children.count(), 0, "cgroups are left in {path:?}");
         }
         assert_eq!(descriptors(), self.descriptors, "descriptors are left");
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        for path in cgroups(&format!("/{}", self.parent)) {
+            let _ = fs::remove_dir(&path);
+        }
     }
 }
 
