@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs};
+use crate::sys::fork;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
 
@@ -128,6 +129,8 @@ impl<'a> Call<'a> {
 
     /// Runs to the end; a failure tells what the binary logged.
     fn run(&self, command: &mut Command) -> Result<(), Failure> {
+        // A helper that is killed for its time limit takes the binary with it.
+        fork::die_with_parent(command);
         let status = command.status();
         let log = read_start(&self.log).unwrap_or_default();
         let _ = fs::remove_file(&self.log);
