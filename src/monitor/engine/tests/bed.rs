@@ -279,7 +279,8 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        for path in cgroups(&format!("/{}", self.parent)) {
+        let unified = Path::new("/sys/fs/cgroup/unified").join(&self.parent);
+        for path in cgroups(&format!("/{}", self.parent)).into_iter().chain([unified]) {
             let _ = fs::remove_dir(&path);
         }
     }
