@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
+/// CAP_SYS_ADMIN, as a mask.
+pub const SYS_ADMIN: u64 = CapabilitySet::SYS_ADMIN.bits();
 /// CAP_SYS_RESOURCE, as a mask.
 pub const SYS_RESOURCE: u64 = CapabilitySet::SYS_RESOURCE.bits();
 

@@ -3,7 +3,9 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 
 use rustix::thread::UnshareFlags;
 
@@ -87,6 +89,14 @@ pub fn fresh_session_keyring() -> io::Result<()> {
             error => Err(error),
         },
         _ => Ok(()),
+    }
+}
+
+/// The command's process is killed when the thread that starts it ends.
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe {
+        command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?));
     }
 }
 

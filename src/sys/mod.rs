@@ -1,6 +1,7 @@
 //! System calls behind safe functions: mounts, namespaces, pidfds, pipes, ptys, seccomp load. The only room with `unsafe`.
 
 pub mod async_fd;
+pub mod bpf;
 pub mod caps;
 pub mod exec;
 pub mod fork;

@@ -15,7 +15,7 @@ pub const MAX_FILTER: usize = INSTRUCTION * MAX_INSTRUCTIONS;
 /// Needs CAP_SYS_ADMIN or no_new_privs. An empty or ragged filter is refused.
 pub fn load_filter(filter: &[u8]) -> io::Result<()> {
     let instructions = u16::try_from(filter.len() / INSTRUCTION).unwrap_or(u16::MAX);
-    if filter.is_empty() || filter.len() % INSTRUCTION != 0 || filter.len() > MAX_FILTER {
+    if filter.is_empty() || !filter.len().is_multiple_of(INSTRUCTION) || filter.len() > MAX_FILTER {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a filter of {} bytes", filter.len())));
     }
     let program = libc::sock_fprog { len: instructions, filter: filter.as_ptr().cast_mut().cast() };

@@ -57,7 +57,7 @@ impl Subscriber for Sink {
         if !line.fields.is_empty() {
             let _ = write!(text, " ({})", line.fields);
         }
-        text.truncate(text.floor_char_boundary(MAX_EVENT));
+        super::job::cut(&mut text, MAX_EVENT);
         text.push('\0');
         // Shared offset: events of all processes line up. Nothing can be done about a failure here.
         let _ = (&self.file).write_all(text.as_bytes());

@@ -4,8 +4,11 @@
 //! ids and groups by then, and left us every capability; whatever is to be given up is given up
 //! here, in this order, and any failure ends the process:
 //!
-//! 1. signals at their defaults; the LSM label for the next execve
-//! 2. the bounding set (needs CAP_SETPCAP)
+//! 1. before init waits for its start, so that nobody who shares its PID namespace and may trace
+//!    others finds a process with more than the container has: the LSM label for the next execve, the
+//!    bounding set (needs CAP_SETPCAP), all capabilities but the container's (and CAP_SYS_ADMIN,
+//!    where step 3 needs it)
+//! 2. signals at their defaults
 //! 3. without no_new_privs: the seccomp filter (needs CAP_SYS_ADMIN), then the capability sets
 //!    with it: the capability sets, then the filter, so that the filter may forbid even those calls
 //! 4. execve, by PATH of the program's own environment
@@ -112,22 +115,27 @@ impl Confined {
         self.status.as_fd()
     }
 
-    /// Steps 1 to 3.
-    fn confine(&self) -> Result<(), Failure> {
-        let kernel =
-            |what: &'static str| move |error: io::Error| failure(ErrorKind::Internal, format!("{what}: {error}"));
-        exec::reset_signals().map_err(kernel("resetting signals"))?;
+    /// Step 1: before the wait for the start.
+    fn prepare(&self) -> Result<(), Failure> {
         if let Some(label) = &self.label {
-            apply_label(label).map_err(kernel("setting the security label"))?;
+            apply_label(label).map_err(because("setting the security label"))?;
         }
-        caps::limit_bounding(self.capabilities.bounding).map_err(kernel("limiting the bounding set"))?;
+        caps::limit_bounding(self.capabilities.bounding).map_err(because("limiting the bounding set"))?;
+        let filter = if self.filter.is_some() && !self.no_new_privs { caps::SYS_ADMIN } else { 0 };
+        let interim = self.capabilities.permitted | filter;
+        caps::set(interim, interim, self.capabilities.inheritable).map_err(because("reducing capabilities"))
+    }
+
+    /// Steps 2 and 3.
+    fn confine(&self) -> Result<(), Failure> {
+        exec::reset_signals().map_err(because("resetting signals"))?;
         if self.no_new_privs {
-            rustix::thread::set_no_new_privs(true).map_err(|errno| kernel("no_new_privs")(errno.into()))?;
-            self.limit().map_err(kernel("setting capabilities"))?;
-            self.load_filter().map_err(kernel("loading the seccomp filter"))
+            rustix::thread::set_no_new_privs(true).map_err(|errno| because("no_new_privs")(errno.into()))?;
+            self.limit().map_err(because("setting capabilities"))?;
+            self.load_filter().map_err(because("loading the seccomp filter"))
         } else {
-            self.load_filter().map_err(kernel("loading the seccomp filter"))?;
-            self.limit().map_err(kernel("setting capabilities"))
+            self.load_filter().map_err(because("loading the seccomp filter"))?;
+            self.limit().map_err(because("setting capabilities"))
         }
     }
 
@@ -194,6 +202,7 @@ impl Executor for Confined {
     }
 
     /// libcontainer's view of the environment is unordered and not the program's; ours gets a HOME.
+    /// This is the last call before the wait.
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         let mut env = self.env.borrow_mut();
         if !env.iter().any(|entry| entry.to_bytes().strip_prefix(b"HOME=").is_some_and(|home| !home.is_empty())) {
@@ -201,7 +210,7 @@ impl Executor for Confined {
             let home = CString::new(format!("HOME={}", passwd::home(self.uid)));
             env.push(home.map_err(|_| ExecutorSetEnvsError::Other("HOME".to_owned()))?);
         }
-        Ok(())
+        self.prepare().map_err(|failure| ExecutorSetEnvsError::Other(failure.message))
     }
 
     /// Never returns: libcontainer would only make its own end of it.
@@ -216,6 +225,10 @@ impl Executor for Confined {
         }
         fork::exit_now(code)
     }
+}
+
+fn because(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| failure(ErrorKind::Internal, format!("{what}: {error}"))
 }
 
 /// A program that cannot be run, in the words that users of other runtimes know.

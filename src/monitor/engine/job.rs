@@ -119,10 +119,16 @@ fn send(pipe: &OwnedFd, mut result: Result<Outcome, Failure>) -> io::Result<()> 
     Ok(())
 }
 
+/// Cuts a text at `limit` bytes, between characters.
+pub(super) fn cut(text: &mut String, limit: usize) {
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+}
+
 /// Cuts a message at a sensible length.
-pub(super) fn shorten(message: &mut String) {
+fn shorten(message: &mut String) {
     if message.len() > MAX_MESSAGE {
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        cut(message, MAX_MESSAGE);
         message.push('…');
     }
 }

@@ -12,13 +12,15 @@
 //!
 //! Every operation is a [`Job`]: the monitor waits for the end of its `result` pipe and, if it has a
 //! helper, for that to be reaped, then calls [`Job::conclude`]. Processes that are reaped meanwhile
-//! and are not known are libcontainer's intermediates.
+//! and are not known are libcontainer's intermediates. The monitor reaps children as they end, also
+//! while jobs run: the init of a PID namespace does not end before its namespace's zombies are gone.
 //!
 //! Architecture Invariant: single-threaded; no function here blocks for longer than a fork takes,
 //! except in helpers.
 
 mod capture;
 mod cgroup;
+mod devices;
 mod executor;
 mod hygiene;
 mod job;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs};
+use crate::sys::fork;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
 
@@ -128,6 +129,8 @@ impl<'a> Call<'a> {
 
     /// Runs to the end; a failure tells what the binary logged.
     fn run(&self, command: &mut Command) -> Result<(), Failure> {
+        // A helper that is killed for its time limit takes the binary with it.
+        fork::die_with_parent(command);
         let status = command.status();
         let log = read_start(&self.log).unwrap_or_default();
         let _ = fs::remove_file(&self.log);
@@ -153,7 +156,7 @@ fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
     let messages = || log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let text = |entry: Value| Some(entry.get("msg")?.as_str()?.trim().to_owned());
     let errors = messages().filter(|entry| matches!(entry["level"].as_str(), Some("error" | "fatal")));
-    match errors.filter_map(text).last().or_else(|| messages().filter_map(text).last()) {
+    match errors.filter_map(text).next_back().or_else(|| messages().filter_map(text).next_back()) {
         Some(message) => {
             let kind = match &message {
                 m if m.contains("executable file") && m.contains("not found") => ErrorKind::NotFound,

@@ -19,7 +19,7 @@ use super::executor::Confined;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::{ExecStatus, Job, Streams, attempt, failure};
-use super::{capture::Capture, cgroup, hygiene, rootfs};
+use super::{capture::Capture, cgroup, devices, hygiene, rootfs};
 use crate::types::{ErrorKind, chain};
 use crate::wire::{self, CreateSpec, Engine, ExecSpec, Failure};
 
@@ -56,6 +56,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
             let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(root)?.with_executor(executor);
             with_streams(builder, streams).as_init(&bundle).with_systemd(systemd).as_sibling(true).build()
         })?;
+        devices::restrict(&config, &spec.cgroups)?;
         match container.pid() {
             Some(pid) => Ok(Outcome::Process(pid.as_raw())),
             None => Err(failure(ErrorKind::Internal, "libcontainer made a container without a process")),

@@ -112,10 +112,14 @@ impl Bed {
         match name {
             "youki" => Engine::Youki { root, systemd_cgroup: false },
             _ => {
+                let given = std::env::var_os(name.to_uppercase()).map(PathBuf::from);
                 let found =
                     ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"].map(|dir| Path::new(dir).join(name));
-                let binary =
-                    found.into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{name} is not installed"));
+                let binary = given
+                    .into_iter()
+                    .chain(found)
+                    .find(|path| path.exists())
+                    .unwrap_or_else(|| panic!("{name} is not installed"));
                 let args = match name {
                     "runsc" => vec!["--platform=ptrace".into(), "--ignore-cgroups".into(), "--network=none".into()],
                     _ => Vec::new(),
@@ -174,6 +178,17 @@ impl Bed {
             Outcome::Process(pid) => Ok(Running { pid, status, output }),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// With a terminal; gives its master side.
+    pub(super) fn create_on_terminal(&mut self, spec: &CreateSpec) -> (Running, OwnedFd) {
+        let console_socket = self.folder.path().join("console.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&console_socket).unwrap();
+        let (job, status) = engine::create(spec, Streams::Terminal { console_socket: console_socket.clone() }).unwrap();
+        let Outcome::Process(pid) = self.finish(job).unwrap() else { panic!() };
+        let terminal = receive(&listener);
+        fs::remove_file(console_socket).unwrap();
+        (Running { pid, status, output: terminal.try_clone().unwrap() }, terminal)
     }
 
     pub(super) fn start(&mut self, spec: &CreateSpec, running: &mut Running) -> Result<(), Failure> {
@@ -245,7 +260,7 @@ impl Bed {
         reap(&mut self.statuses);
         let children = fs::read_to_string("/proc/thread-self/children").unwrap();
         assert_eq!(children.trim(), "", "children are left");
-        assert_eq!(mounts(self.folder.path()), [String::new(); 0], "mounts are left");
+        assert_eq!(mounts(self.folder.path()), Vec::<String>::new(), "mounts are left");
         for spec in containers {
             for path in &spec.cgroups {
                 assert!(!path.exists(), "{path:?} is left");
@@ -254,11 +269,20 @@ impl Bed {
             let left: Vec<_> = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path()).collect();
             assert!(left.iter().all(|path| !path.to_string_lossy().contains(spec.container.as_str())), "{left:?}");
         }
-        for path in cgroups(&format!("/{}", self.parent)) {
-            let _ = fs::remove_dir(&path);
-            assert!(!path.exists(), "{path:?} is left");
+        for path in cgroups(&format!("/{}", self.parent)).iter().filter(|path| path.exists()) {
+            let children = fs::read_dir(path).unwrap().flatten().filter(|entry| entry.path().is_dir());
+            assert_eq!(children.count(), 0, "cgroups are left in {path:?}");
         }
         assert_eq!(descriptors(), self.descriptors, "descriptors are left");
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let unified = Path::new("/sys/fs/cgroup/unified").join(&self.parent);
+        for path in cgroups(&format!("/{}", self.parent)).into_iter().chain([unified]) {
+            let _ = fs::remove_dir(&path);
+        }
     }
 }
 
@@ -333,6 +357,31 @@ pub(super) fn streams() -> (OwnedFd, Streams) {
 
 pub(super) fn text(output: &OwnedFd) -> String {
     String::from_utf8_lossy(&read_all(output, || {})).into_owned()
+}
+
+fn receive(listener: &std::os::unix::net::UnixListener) -> OwnedFd {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let (stream, _) = listener.accept().unwrap();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut name = [0; 256];
+    recvmsg(&stream, &mut [std::io::IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let rights = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    rights.unwrap()
+}
+
+/// The terminal's output until its last user is gone, when the kernel answers EIO.
+pub(super) fn terminal_text(terminal: &OwnedFd) -> String {
+    let mut file = fs::File::from(terminal.try_clone().unwrap());
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(length @ 1..) = file.read(&mut chunk) {
+        bytes.extend_from_slice(&chunk[..length]);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn reap(statuses: &mut HashMap<i32, i32>) {

@@ -155,3 +155,26 @@ fn the_filter_holds_in_init_and_exec() {
         bed.delete(&spec);
     });
 }
+
+#[test]
+fn init_waits_without_more_than_it_will_have() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        let compiler = SeccompCompiler::new(bed.folder.path().join("seccomp"));
+        for (no_new_privs, want) in [(false, mask(&["CAP_KILL", "CAP_SYS_ADMIN"])), (true, mask(&["CAP_KILL"]))] {
+            let spec = bed.make("youki", &["true"], |made| {
+                let sets = json!({"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]});
+                confine(made, sets, no_new_privs, json!({"uid": 0, "gid": 0}));
+                filter(made, &compiler);
+            });
+            let running = bed.create(&spec).unwrap();
+            let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
+            let set = |name| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                u64::from_str_radix(line.trim(), 16).unwrap()
+            };
+            assert_eq!((set("CapPrm:"), set("CapBnd:")), (want, mask(&["CAP_KILL"])));
+            bed.delete(&spec);
+        }
+    });
+}

@@ -217,6 +217,56 @@ fn staged_mounts_have_their_own_propagation_and_owners() {
 }
 
 #[test]
+fn a_terminal_is_handed_out() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        for engine in ["youki", "runc"] {
+            let script = "test -t 0 && test -t 1 && test -t 2 && readlink /proc/self/fd/0 && stat -c %t /dev/console";
+            let spec = bed.make(engine, &["sh", "-c", script], |made| {
+                made.config["process"]["terminal"] = json!(true);
+            });
+            let (mut running, terminal) = bed.create_on_terminal(&spec);
+            bed.start(&spec, &mut running).unwrap();
+            assert_eq!(bed.exit_code(running.pid), 0, "{engine}");
+            assert_eq!(bed::terminal_text(&terminal), "/dev/pts/0\r\n88\r\n", "{engine}");
+            bed.delete(&spec);
+        }
+        bed.census(&[]);
+    });
+}
+
+#[test]
+fn exec_joins_the_cgroups_and_namespaces_of_init() {
+    as_monitor(|| {
+        let mut bed = Bed::new();
+        let spec = bed.make("youki", &["sleep", "100"], |_| {});
+        let mut running = bed.create(&spec).unwrap();
+        bed.start(&spec, &mut running).unwrap();
+        let script = "for i in 1 self; do grep -v systemd /proc/$i/cgroup; readlink /proc/$i/ns/mnt /proc/$i/ns/net \
+            /proc/$i/ns/ipc /proc/$i/ns/uts /proc/$i/ns/pid; done; cat /proc/self/cgroup >&2";
+        let (code, output) = bed.exec(&spec, running.pid, process(&["sh", "-c", script])).unwrap();
+        assert_eq!(code, 0, "{output}");
+        let lines: Vec<&str> = output.lines().take(output.lines().count() / 3 * 3).collect();
+        let own: Vec<&str> = output.lines().filter(|line| line.contains("pw-engine-test")).collect();
+        assert!(own.len() >= 3, "in no cgroup of the container: {output}");
+        let init = fs::read_to_string(format!("/proc/{}/cgroup", running.pid)).unwrap();
+        assert!(own.iter().all(|line| init.contains(line)), "{output} {init}");
+        for kind in ["mnt:", "net:", "ipc:", "uts:", "pid:"] {
+            let found: std::collections::BTreeSet<_> = lines.iter().filter(|line| line.starts_with(kind)).collect();
+            assert_eq!(found.len(), 1, "{output}");
+        }
+        // Nothing of it stays in libcontainer's folder.
+        let Engine::Youki { root, .. } = &spec.engine else { panic!() };
+        let left: Vec<_> =
+            fs::read_dir(root.join(spec.container.as_str())).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+        drop(running);
+        bed.delete(&spec);
+        bed.census(&[&spec]);
+    });
+}
+
+#[test]
 fn read_only_roots_of_one_and_of_two_layers() {
     as_monitor(|| {
         let mut bed = Bed::new();
@@ -239,4 +289,61 @@ fn read_only_roots_of_one_and_of_two_layers() {
         }
         bed.census(&[]);
     });
+}
+
+/// Times of one engine, in milliseconds: `ENGINE=youki cargo nextest run --run-ignored only measure`.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let engine = std::env::var("ENGINE").unwrap_or_else(|_| "youki".to_owned());
+    as_monitor(|| {
+        if engine == "crun" {
+            bed::hide_unified();
+        }
+        let mut bed = Bed::new();
+        let compiler = crate::launch::seccomp::SeccompCompiler::new(bed.folder.path().join("seccomp"));
+        let profile = crate::launch::seccomp::default_profile(0).unwrap();
+        let bpf = compiler.bpf_file(&profile).unwrap();
+        let mut times: [Vec<f64>; 5] = Default::default();
+        for _ in 0..60 {
+            let spec = bed.make(&engine, &["true"], |made| {
+                made.config["linux"]["seccomp"] = serde_json::to_value(&profile).unwrap();
+                made.spec.confinement.bpf = Some(bpf.clone());
+            });
+            let mut last = std::time::Instant::now();
+            let mut lap = |index: usize| {
+                times[index].push(last.elapsed().as_secs_f64() * 1000.0);
+                last = std::time::Instant::now();
+            };
+            let mut running = bed.create(&spec).unwrap();
+            lap(0);
+            bed.start(&spec, &mut running).unwrap();
+            lap(1);
+            bed.exit_code(running.pid);
+            lap(2);
+            bed.delete(&spec);
+            lap(3);
+        }
+        let spec = bed.make(&engine, &["sleep", "1000"], |made| made.spec.confinement.bpf = Some(bpf.clone()));
+        let mut running = bed.create(&spec).unwrap();
+        bed.start(&spec, &mut running).unwrap();
+        for _ in 0..60 {
+            let start = std::time::Instant::now();
+            bed.exec(&spec, running.pid, process(&["true"])).unwrap();
+            times[4].push(start.elapsed().as_secs_f64() * 1000.0);
+        }
+        drop(running);
+        bed.delete(&spec);
+        for (name, mut times) in ["create", "start", "wait", "delete", "exec"].into_iter().zip(times) {
+            times.sort_by(f64::total_cmp);
+            println!("{engine} {name}: min {:.2} median {:.2} p90 {:.2} ms", times[0], times[30], times[54]);
+        }
+    });
+}
+
+/// gVisor: needs `runsc` installed, or its path in RUNSC.
+#[test]
+#[ignore = "needs gVisor"]
+fn runsc_lives_and_dies() {
+    lifecycle("runsc");
 }
