@@ -112,7 +112,12 @@ impl App {
             network: self.network.clone(),
             handlers: handlers.collect(),
             systemd_cgroup: self.cgroups.driver == Driver::Systemd,
-            features: Features::default(),
+            features: Features {
+                supplemental_groups_policy: true,
+                mount_options: true,
+                // Comes with user namespaces.
+                user_namespaces_host_network: false,
+            },
             config: Arc::clone(&self.config),
         }
     }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 pub use merge::{Source, parse};
 pub use schema::{
-    AppArmor, Cgroup, CgroupDriver, Config, Container, Image, Log, LogFormat, Network, Paths, Runtime, Seccomp,
-    Selinux, Server, Switch, UnsetProfile,
+    Cgroup, CgroupDriver, Config, Container, Image, Log, LogFormat, Network, Paths, Runtime, Seccomp, Server,
+    UnsetProfile,
 };
 
 use crate::types::{ErrorKind, HasKind};

@@ -12,6 +12,7 @@ use super::config::{NamespaceMode, PodConfig};
 use super::context::{Context, blocking};
 use super::error::PodError;
 use super::files::{self, PodPaths};
+use super::lsm;
 use super::record::PodRecord;
 use crate::cgroup;
 use crate::launch::monitor::{EventReceiver, Monitor};
@@ -37,6 +38,7 @@ pub(super) struct Made {
 pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Made, PodError> {
     let paths = context.paths(&record.id);
     let config = &record.config;
+    lsm::check(&config.security.apparmor, config.security.selinux.as_ref())?;
     let own_network = config.security.namespaces.network != NamespaceMode::Node;
     let prepared = {
         let (paths, config) = (paths.clone(), config.clone());

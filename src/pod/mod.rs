@@ -10,6 +10,7 @@ mod create;
 mod driver;
 mod error;
 mod files;
+mod lsm;
 mod record;
 mod recover;
 pub mod state;

@@ -251,7 +251,7 @@ pub struct ExecSpec {
     pub confinement: Confinement,
     /// Milliseconds until the process is killed; 0: never.
     pub timeout_ms: u64,
-    /// Most bytes collected of stdout and of stderr, each; what is over is read and dropped.
+    /// Most bytes collected of stdout and stderr together; what is over is read and dropped.
     pub output_limit: usize,
     /// Milliseconds to go on reading after exit while grandchildren hold the pipes.
     pub drain_ms: u64,

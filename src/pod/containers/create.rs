@@ -15,6 +15,7 @@ use crate::launch::seccomp;
 use crate::pod::PodError;
 use crate::pod::context::{Context, blocking};
 use crate::pod::files::{PodPaths, private_folder};
+use crate::pod::lsm;
 use crate::pod::record::PodRecord;
 use crate::types::container::{ContainerConfig, Mount};
 use crate::types::pod::{NamespaceMode, Profile};
@@ -77,6 +78,7 @@ pub(crate) async fn forget(context: &Context, record: &ContainerRecord) -> Resul
 
 fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, ContainerRecord), PodError> {
     let Request { context, pod, image, mut record, target_pid, .. } = request;
+    lsm::check(&record.config.security.apparmor, record.config.security.selinux.as_ref())?;
     let paths = context.paths(&pod.id);
     let (data, bundle) = (paths.container_data(&record.id), record.bundle.clone());
     let lower = context.snapshots.lower_dirs(&image.layers);
