@@ -185,7 +185,7 @@ impl Session {
             Refusal::Unauthenticated(_) => ImageError::Unauthenticated { host, what, reason },
             Refusal::Forbidden(_) => ImageError::Forbidden { host, what, reason },
             Refusal::Temporary(_) => ImageError::Unavailable { what, reason },
-            Refusal::Permanent(_) => ImageError::Corrupt { what, reason },
+            Refusal::Permanent(_) => ImageError::Refused { what, reason },
         }
     }
 }

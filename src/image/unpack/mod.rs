@@ -7,6 +7,7 @@ mod archive;
 mod entries;
 mod fit;
 mod lower;
+mod pax;
 mod stream;
 mod tree;
 
