@@ -280,6 +280,53 @@ async fn a_registry_with_passwords_gets_them() {
     }
 }
 
+#[tokio::test]
+async fn tls_is_verified_by_the_configured_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-keyout", &file("key.pem"), "-out", &file("cert.pem")])
+        .output();
+    if !made.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: no openssl");
+        return;
+    }
+    let tls = format!("  tls: {{certificate: {}, key: {}}}\n", file("cert.pem"), file("key.pem"));
+    let Some(registry) = Registry::with_auth(&tls) else { return };
+    registry.put("app", "1", OCI, &[base()], json!({}));
+    let name = format!("{}/app:1", registry.address);
+    let hosts = folder.path().join(registry.address.replace(':', "_") + "_");
+    fs::create_dir(&hosts).unwrap();
+    for (more, fine) in [("", false), ("ca = \"../cert.pem\"", true), ("skip_verify = true", true)] {
+        fs::write(hosts.join("hosts.toml"), format!("server = \"https://{}\"\n{more}\n", registry.address)).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let settings = Settings { registry_config_dir: Some(folder.path().into()), ..Settings::new(root.path()) };
+        let result = crate::image::Images::open(settings).unwrap().pull(&name, None, None).await;
+        println!("{more:?}: {result:?}");
+        assert_eq!(result.is_ok(), fine, "{more:?}: {result:?}");
+        if let Err(error) = result {
+            assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+            assert!(error.to_string().contains("certificate"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_is_here_costs_one_question() {
+    let Some(registry) = Registry::start() else { return };
+    let (root, images) = store();
+    let put = registry.put("app", "1", OCI, &[base()], json!({}));
+    let name = format!("{}/app:1", registry.address);
+    images.pull(&name, None, None).await.unwrap();
+    // All but the tag's link and the manifest it names is gone: nothing else is asked for.
+    fs::remove_file(registry.blob_path(put.config)).unwrap();
+    fs::remove_file(registry.blob_path(put.blobs[0])).unwrap();
+    assert_eq!(images.pull(&name, None, None).await.unwrap(), put.config);
+    drop(root);
+}
+
 #[test]
 fn a_full_disk_is_said_and_left_clean() {
     use nix::mount::{MsFlags, mount};

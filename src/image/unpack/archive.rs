@@ -134,7 +134,7 @@ impl<R: BufRead> Archive<R> {
         let kind = match header.entry_type() {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 // Archives from before POSIX mark folders by a slash alone.
-                let folder = header.as_ustar().is_none() && header_path.ends_with(b"/");
+                let folder = old.linkflag[0] == 0 && header_path.ends_with(b"/");
                 if folder { Kind::Folder } else { Kind::File }
             }
             EntryType::Directory => Kind::Folder,
