@@ -156,7 +156,8 @@ async fn fetch(
     });
     // The first failure drops the others, which stops them.
     let holds = try_join_all(tasks).await?;
-    let size = found.manifest_size + config.size + layers.iter().map(|layer| layer.size).sum::<u64>();
+    let sizes = layers.iter().map(|layer| layer.size).chain([config.size, found.manifest_size]);
+    let size = sizes.fold(0, u64::saturating_add);
     let ConfigBlob { diff_ids, config: run, created } = blob;
     let mut image = Image {
         id: config.digest,
