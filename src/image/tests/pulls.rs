@@ -363,7 +363,8 @@ fn a_full_disk_is_said_and_left_clean() {
 #[ignore = "a measurement: needs PODWRIGHT_BENCH_IMAGE"]
 async fn measured_pull() {
     let Ok(name) = std::env::var("PODWRIGHT_BENCH_IMAGE") else { return };
-    for _ in 0..5 {
+    let runs = std::env::var("PODWRIGHT_BENCH_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
+    for _ in 0..runs {
         let (root, images) = store();
         let began = std::time::Instant::now();
         images.pull(&name, None, None).await.unwrap();
