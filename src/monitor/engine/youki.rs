@@ -49,7 +49,9 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
             let root = rustix::fs::open(&spec.rootfs.mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
             let _ = root.map_err(io::Error::from).and_then(|root| rootfs::make_folder(&root, &program.cwd));
         }
-        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?.for_init(result);
+        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
+            .for_init(result)
+            .with_read_only(spec::read_only_cgroups(&config));
         let (root, systemd) = settings(&spec.engine)?;
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
