@@ -230,6 +230,9 @@ pub struct CreateSpec {
     pub rootfs: Rootfs,
     /// Mounts to prepare.
     pub mounts: Vec<StagedMount>,
+    /// Folders that are to exist in the root file system: made, root's with mode 0755, where they do not.
+    #[serde(default)]
+    pub folders: Vec<PathBuf>,
     /// Applied before execve.
     pub confinement: Confinement,
     /// Input and output.

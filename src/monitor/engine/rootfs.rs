@@ -25,6 +25,30 @@ pub(super) fn prepare(spec: &CreateSpec) -> Result<(), Failure> {
     for (mount, tree) in staged {
         stage(mount, tree)?;
     }
+    make_folders(spec)
+}
+
+/// While the root file system is still empty of mounts, and can be written.
+fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
+    if spec.folders.is_empty() || spec.rootfs.upper.is_none() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mountpoint = &spec.rootfs.mountpoint;
+    let root = attempt(rustix::fs::open(mountpoint, flags, Mode::empty()), || format!("opening {mountpoint:?}"))?;
+    for path in &spec.folders {
+        // A dangling link may lead somewhere once all is mounted.
+        let made = make_folder(&root, path).map(drop);
+        made.or_else(|error| if error.kind() == std::io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+            .map_err(|error| {
+                let kind = match error.kind() {
+                    std::io::ErrorKind::NotADirectory => ErrorKind::InvalidArgument,
+                    std::io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
+                    _ => ErrorKind::Internal,
+                };
+                failure(kind, format!("making the folder {path:?} in the container: {error}"))
+            })?;
+    }
     Ok(())
 }
 

@@ -143,12 +143,14 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         fs::create_dir_all(folder).map_err(|error| PodError::io("log folder", &error))?;
     }
     record.confinement = confinement.clone();
+    let cwd = made.spec["process"]["cwd"].as_str().map(PathBuf::from);
     let spec = CreateSpec {
         container: record.id.clone(),
         engine: engine(&context, handler, &paths)?,
         bundle,
         rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs },
         mounts: made.staged,
+        folders: folders(&image.config.volumes, cwd),
         confinement,
         stdio: StdioSpec {
             tty: record.config.tty,
@@ -161,6 +163,13 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     };
     let mut spec_value = made.spec;
     Ok((spec, spec_value["process"].take(), record))
+}
+
+/// What an image may count on to exist: its volumes (with nothing mounted they are plain folders) and
+/// the working directory.
+fn folders(volumes: &[String], cwd: Option<PathBuf>) -> Vec<PathBuf> {
+    let volumes = volumes.iter().map(|path| Path::new("/").join(path));
+    volumes.chain(cwd).filter(|path| path.parent().is_some()).collect()
 }
 
 fn find_user(config: &ContainerConfig, image: &Image, lower: &[PathBuf]) -> Result<user::Resolved, PodError> {
