@@ -7,7 +7,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::poll::{Source, Timer, Token};
-use super::reaper::{self, Owner};
+use super::reaper::Owner;
 use super::server::{Caller, Monitor};
 use super::{failure, pause};
 use crate::sys::process::{self, Ended};

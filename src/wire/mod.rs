@@ -215,6 +215,10 @@ pub struct StdioSpec {
     pub stdin_once: bool,
     /// CRI log file, absolute; `None`: discard.
     pub log_path: Option<PathBuf>,
+    /// An existing folder above the log file. Folders between the two are made, and links there are
+    /// not followed: others than the node's root may have put them there.
+    #[serde(default)]
+    pub log_root: Option<PathBuf>,
 }
 
 /// Everything the monitor needs to create a container.
