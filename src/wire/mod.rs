@@ -215,6 +215,10 @@ pub struct StdioSpec {
     pub stdin_once: bool,
     /// CRI log file, absolute; `None`: discard.
     pub log_path: Option<PathBuf>,
+    /// An existing folder above the log file. Folders between the two are made, and links there are
+    /// not followed: others than the node's root may have put them there.
+    #[serde(default)]
+    pub log_root: Option<PathBuf>,
 }
 
 /// Everything the monitor needs to create a container.
@@ -230,6 +234,9 @@ pub struct CreateSpec {
     pub rootfs: Rootfs,
     /// Mounts to prepare.
     pub mounts: Vec<StagedMount>,
+    /// Folders that are to exist in the root file system: made, root's with mode 0755, where they do not.
+    #[serde(default)]
+    pub folders: Vec<PathBuf>,
     /// Applied before execve.
     pub confinement: Confinement,
     /// Input and output.
