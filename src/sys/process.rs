@@ -218,6 +218,23 @@ pub fn fork_test(child: impl FnOnce() -> u8) -> i32 {
     }
 }
 
+/// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses, which may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// SIGKILLs a process, if the pid still is the one that started then.
+pub fn kill_if_same(pid: i32, started: u64) {
+    // The pidfd pins the process; only then is its start time compared.
+    if let Ok(handle) = pidfd(pid)
+        && start_time(pid) == Some(started)
+    {
+        let _ = signal(handle, 9);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,22 +266,5 @@ mod tests {
     fn strangers_are_no_children() {
         assert!(!is_child(1));
         assert!(signal(pidfd(i32::try_from(std::process::id()).unwrap()).unwrap(), 65).is_err());
-    }
-}
-
-/// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good.
-pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the command in parentheses, which may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// SIGKILLs a process, if the pid still is the one that started then.
-pub fn kill_if_same(pid: i32, started: u64) {
-    // The pidfd pins the process; only then is its start time compared.
-    if let Ok(handle) = pidfd(pid)
-        && start_time(pid) == Some(started)
-    {
-        let _ = signal(handle, 9);
     }
 }

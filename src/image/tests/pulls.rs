@@ -47,7 +47,7 @@ async fn every_form_of_image_arrives() {
         let id = images.pull(&reference, None, None).await.unwrap();
         assert_eq!(id, put.config, "{name}");
         let image = images.find(&reference).unwrap();
-        assert_eq!(image.tags, [reference.clone()]);
+        assert_eq!(image.tags, std::slice::from_ref(&reference));
         assert_eq!(image.digests, [format!("{}/team/{name}@{}", registry.address, put.top)]);
         assert_eq!((image.layers.clone(), image.diff_ids.clone()), (put.diff_ids.clone(), put.diff_ids));
         assert_eq!((image.config.env.as_slice(), image.config.user.as_str()), (&["A=b".to_owned()][..], "1:2"));

@@ -348,8 +348,11 @@ fn list(folder: &OwnedFd) -> Result<Vec<(std::ffi::CString, FileType)>, Errno> {
     Ok(names)
 }
 
-/// Extended attributes that an image may bring, by name and value.
-fn attributes(fd: &OwnedFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+/// An extended attribute: name and value.
+type Attribute = (Vec<u8>, Vec<u8>);
+
+/// Extended attributes that an image may bring, sorted.
+fn attributes(fd: &OwnedFd) -> Result<Vec<Attribute>, Errno> {
     let mut names = vec![0u8; 64 << 10];
     let length = match fs::flistxattr(fd, &mut names[..]) {
         Ok(length) => length,
