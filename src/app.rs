@@ -111,6 +111,8 @@ impl App {
             images: self.images.clone(),
             network: self.network.clone(),
             handlers: handlers.collect(),
+            cgroups: self.cgroups.clone(),
+            stats: Arc::default(),
             systemd_cgroup: self.cgroups.driver == Driver::Systemd,
             features: Features::default(),
             config: Arc::clone(&self.config),

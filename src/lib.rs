@@ -18,6 +18,7 @@ pub mod network;
 pub mod pod;
 pub mod proto;
 pub mod snapshot;
+pub mod stats;
 pub mod store;
 pub mod sys;
 #[cfg(test)]

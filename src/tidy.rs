@@ -14,7 +14,7 @@ const ROOMS: &[&[&str]] = &[
     &["store"],
     &["config", "cgroup", "container"],
     &["image", "snapshot", "network", "launch"],
-    &["pod"],
+    &["pod", "stats"],
     &["cri", "kubelet", "monitor"],
     &["app"],
     &["cli"],

@@ -214,16 +214,15 @@ impl Layers {
         record.boot_id.clone_from(&self.boot_id);
         store::save(&temporary.path.join("layer.json"), &record, Durability::Process)?;
         let mut state = self.lock();
-        let known = match state.known.entry(key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(vacant) => {
+        match state.known.entry(key) {
+            Entry::Occupied(mut known) => known.get_mut().holds += 1,
+            Entry::Vacant(free) => {
                 let place = self.place(key);
                 fs::rename(&temporary.path, &place).map_err(ImageError::io("rename a layer to", &place))?;
                 temporary.kept = true;
-                vacant.insert(Known { record: Arc::new(record), holds: 0 })
+                free.insert(Known { record: Arc::new(record), holds: 1 });
             }
-        };
-        known.holds += 1;
+        }
         drop(state);
         Ok(LayerHold { layers: self.clone(), keys: vec![key], frees: AtomicBool::new(true) })
     }

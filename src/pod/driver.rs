@@ -146,6 +146,7 @@ impl Driver {
             ips: record.ips.clone(),
             netns: own_network.then(|| self.context.paths(&record.id).netns()),
             pause: record.pause,
+            cgroups: record.cgroups.clone(),
             monitor: record.monitor.map(|process| process.pid),
             containers,
         }
@@ -359,6 +360,9 @@ impl Driver {
     fn leave(&mut self) {
         self.gone = true;
         self.shared.forget(&self.record, self.containers.keys());
+        for slot in std::mem::take(&mut self.containers).into_values() {
+            slot.release();
+        }
     }
 
     /// Goes to the next stage; a step that the state machine does not know here changes nothing.

@@ -279,6 +279,7 @@ fn placeholder(record: &PodRecord) -> PodView {
         ips: Vec::new(),
         netns: None,
         pause: None,
+        cgroups: Vec::new(),
         monitor: None,
         containers: Vec::new(),
     }

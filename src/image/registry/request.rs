@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Response, StatusCode, header};
+use reqwest::{Client, Method, Response, StatusCode, header};
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -73,13 +73,19 @@ impl Peer {
     /// GETs `path` (below the host's base). With `only` false, other hosts can be asked instead, so that this one
     /// gets a single try.
     pub async fn get(&self, path: &str, headers: &HeaderMap, only: bool) -> Result<Response, Refusal> {
+        self.ask(Method::GET, path, headers, only).await
+    }
+
+    /// The same with any method.
+    pub async fn ask(&self, method: Method, path: &str, headers: &HeaderMap, only: bool) -> Result<Response, Refusal> {
         let url = self.url(path)?;
         let tries = if only { TRIES } else { 1 };
         let mut challenged = false;
         let mut tried = 0;
         loop {
             let authorization = self.authorization.lock().await.clone();
-            let sent = tokio::time::timeout(self.patience, self.send(url.clone(), headers, authorization.as_ref()));
+            let sent =
+                tokio::time::timeout(self.patience, self.send(&method, url.clone(), headers, authorization.as_ref()));
             let (reason, wait) = match sent.await {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
                 Ok(Ok(response)) => match response.status() {
@@ -124,6 +130,7 @@ impl Peer {
     /// Sends, and follows redirects. Authorization and configured headers stay with this host.
     async fn send(
         &self,
+        method: &Method,
         mut url: Url,
         headers: &HeaderMap,
         authorization: Option<&HeaderValue>,
@@ -143,8 +150,13 @@ impl Peer {
                     all.insert(header::AUTHORIZATION, value.clone());
                 }
             }
-            let response = self.client.get(url.clone()).headers(all).send().await;
-            let response = response.map_err(|error| Refusal::Temporary(transport(error)))?;
+            let response = self.client.request(method.clone(), url.clone()).headers(all).send().await;
+            let response = response.map_err(|error| {
+                // A certificate will be no better the next time.
+                let untrusted = is_certificate(&error);
+                let reason = transport(error);
+                if untrusted { Refusal::Permanent(reason) } else { Refusal::Temporary(reason) }
+            })?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
                 return Ok(response);
             }
@@ -215,6 +227,17 @@ pub async fn complaint(mut response: Response) -> String {
 /// An HTTP library error without its URL, which may hold a signature.
 pub fn transport(error: reqwest::Error) -> String {
     crate::types::chain(&error.without_url())
+}
+
+fn is_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
+    }
+    // An I/O error's source is its inner error's source, not the inner error.
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(inner) => is_certificate(inner),
+        None => error.source().is_some_and(is_certificate),
+    }
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use reqwest::header;
 use reqwest::header::{HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
@@ -75,8 +76,7 @@ impl Session {
             Version::Tag(tag) => (tag.clone(), None),
             Version::Digest(digest) => (digest.to_string(), Some(*digest)),
         };
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
+        let headers = accept();
         let peers: Vec<&Peer> =
             self.peers.iter().filter(|peer| if want.is_some() { peer.host.pull } else { peer.host.resolve }).collect();
         let mut refusals = Vec::new();
@@ -103,6 +103,22 @@ impl Session {
             }
         }
         Err(self.refused(&self.what, &refusals))
+    }
+
+    /// The digest that a tag has now, if the first host that answers says so. Registries with quotas do not count it as
+    /// a pull.
+    pub async fn digest_of(&self, tag: &str) -> Option<Digest> {
+        for peer in self.peers.iter().filter(|peer| peer.host.resolve) {
+            let path = format!("{}/manifests/{tag}", peer.repository);
+            match peer.ask(Method::HEAD, &path, &accept(), false).await {
+                Ok(response) => {
+                    let said = response.headers().get("docker-content-digest")?.to_str().ok()?;
+                    return Digest::parse(said).ok();
+                }
+                Err(refusal) => tracing::debug!(host = %peer.host.name(), ?refusal, "host does not tell a digest"),
+            }
+        }
+        None
     }
 
     /// A small blob, verified.
@@ -185,7 +201,11 @@ impl Session {
             Refusal::Unauthenticated(_) => ImageError::Unauthenticated { host, what, reason },
             Refusal::Forbidden(_) => ImageError::Forbidden { host, what, reason },
             Refusal::Temporary(_) => ImageError::Unavailable { what, reason },
-            Refusal::Permanent(_) => ImageError::Corrupt { what, reason },
+            Refusal::Permanent(_) => ImageError::Refused { what, reason },
         }
     }
+}
+
+fn accept() -> HeaderMap {
+    HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(ACCEPT))])
 }

@@ -7,7 +7,7 @@
 //! digest over the diff id and everything that was fitted, so that images with the same need share it, too.
 
 use std::collections::BTreeMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -258,7 +258,7 @@ impl Copy {
         let from = open_beneath(source, from, OFlags::PATH | OFlags::DIRECTORY).map_err(|e| Fault::disk(target, e))?;
         let to = tree.folder(to, &mut |_| ())?;
         tree::remove(&to, to_name)?;
-        let name = |name: &[u8]| std::ffi::CString::new(name).map_err(|_| Fault::disk(path, Errno::INVAL));
+        let name = |name: &[u8]| CString::new(name).map_err(|_| Fault::disk(path, Errno::INVAL));
         self.link(&from, &name(from_name)?, &to.fd, &name(to_name)?).map_err(|error| Fault::disk(path, error))
     }
 
@@ -330,7 +330,10 @@ fn move_content(tree: &mut tree::Tree, from: &[u8], to: &[u8]) -> Result<(), Fau
     Ok(())
 }
 
-fn list(folder: &OwnedFd) -> Result<Vec<(std::ffi::CString, FileType)>, Errno> {
+/// Name and value.
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn list(folder: &OwnedFd) -> Result<Vec<(CString, FileType)>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -348,11 +351,8 @@ fn list(folder: &OwnedFd) -> Result<Vec<(std::ffi::CString, FileType)>, Errno> {
     Ok(names)
 }
 
-/// An extended attribute: name and value.
-type Attribute = (Vec<u8>, Vec<u8>);
-
-/// Extended attributes that an image may bring, sorted.
-fn attributes(fd: &OwnedFd) -> Result<Vec<Attribute>, Errno> {
+/// Extended attributes that an image may bring, by name and value.
+fn attributes(fd: &OwnedFd) -> Result<Attributes, Errno> {
     let mut names = vec![0u8; 64 << 10];
     let length = match fs::flistxattr(fd, &mut names[..]) {
         Ok(length) => length,

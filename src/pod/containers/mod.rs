@@ -165,7 +165,9 @@ impl Driver {
                 if let Err(failure) = undone {
                     tracing::error!(container = %id, error = %failure, "undoing a container failed; tried again at the next start");
                 }
-                self.containers.remove(id);
+                if let Some(slot) = self.containers.remove(id) {
+                    slot.release();
+                }
                 self.shared.drop_container(id);
                 Err(error)
             }
@@ -313,7 +315,9 @@ impl Driver {
         let waiting = std::mem::take(&mut slot.removing);
         match &removed {
             Ok(()) => {
-                self.containers.remove(id);
+                if let Some(slot) = self.containers.remove(id) {
+                    slot.release();
+                }
                 self.shared.drop_container(id);
             }
             // A retry begins anew.

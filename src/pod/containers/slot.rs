@@ -20,8 +20,8 @@ pub(crate) struct Slot {
     pub(crate) view: Arc<ContainerView>,
     /// Tells waiting stops and removals of the exit.
     pub(crate) exit: watch::Sender<Option<Exit>>,
-    /// Keeps the image's layers for as long as the slot lives.
-    _hold: LayerHold,
+    /// Keeps the image's layers; also when it is dropped, since containers outlive the daemon.
+    hold: LayerHold,
     /// The spec's `process`, for exec; read from the bundle when first needed.
     pub(crate) process: Option<Arc<serde_json::Value>>,
     pub(crate) creating: Vec<oneshot::Sender<Result<ContainerId, PodError>>>,
@@ -37,7 +37,7 @@ impl Slot {
             view: Arc::new(view(&record, &config)),
             exit: watch::Sender::new(record.exit.clone()),
             record,
-            _hold: hold,
+            hold,
             process: None,
             creating: Vec::new(),
             starting: None,
@@ -54,6 +54,11 @@ impl Slot {
     /// Its init process lives.
     pub(crate) fn running(&self) -> bool {
         self.record.started_ns != 0 && self.record.exit.is_none()
+    }
+
+    /// The container is gone: its layers may go, too.
+    pub(crate) fn release(self) {
+        self.hold.release();
     }
 
     /// Brings the snapshot up to date.
@@ -81,6 +86,7 @@ fn view(record: &ContainerRecord, config: &Arc<ContainerConfig>) -> ContainerVie
         user: record.user.clone(),
         stop_signal: record.stop_signal,
         pid: record.process.filter(|_| record.exit.is_none()).map(|process| process.pid),
+        cgroups: record.cgroups.clone(),
         bundle: record.bundle.clone(),
     }
 }
