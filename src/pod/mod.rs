@@ -91,7 +91,7 @@ impl Pods {
         let (commands, queue) = mpsc::channel(QUEUE);
         let handle = Handle { commands, view };
         self.0.lock().pods.insert(id, handle.clone());
-        let mut driver = Driver::new(self.0.clone(), record, Default::default(), publish);
+        let mut driver = Driver::new(self.0.clone(), *record, Default::default(), publish);
         driver.create();
         tokio::spawn(driver.run(queue));
         ask(&handle, Command::Join).await
@@ -194,7 +194,7 @@ impl Pods {
 
 enum Reserved {
     Known(Handle),
-    New(PodId, PodRecord),
+    New(PodId, Box<PodRecord>),
 }
 
 impl Shared {
@@ -231,7 +231,7 @@ impl Shared {
             made_parents: Vec::new(),
         };
         index.keys.insert(config.key.clone(), id.clone());
-        Ok(Reserved::New(id, record))
+        Ok(Reserved::New(id, Box::new(record)))
     }
 
     fn find(&self, id: &str) -> Result<Handle, PodError> {
