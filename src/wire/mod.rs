@@ -76,6 +76,13 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// Whether it brings something to life.
+    pub fn begins(&self) -> bool {
+        matches!(self, Self::Pause(_) | Self::Create(_) | Self::Start { .. } | Self::Exec(_))
+    }
+}
+
 /// The pod's own process and namespaces.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PauseSpec {
