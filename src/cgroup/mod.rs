@@ -5,6 +5,7 @@
 //! away again once it is empty.
 
 mod path;
+pub mod systemd;
 mod tree;
 
 use std::fs;
@@ -12,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use path::{Driver, Parent, expand_slice};
-pub use tree::{kill_all, make, populated, remove, remove_empty_parents};
+pub use tree::{kill_all, make, populated, remove, remove_empty_parents, scope_of};
 
 use crate::types::{ErrorKind, HasKind};
 
@@ -47,13 +48,26 @@ pub enum CgroupError {
     /// Not what a node looks like.
     #[error("no cgroup file system at {MOUNT}")]
     None,
+    /// systemd would not.
+    #[error("stop {unit}")]
+    Unit {
+        /// The scope.
+        unit: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The systemd driver is configured on a machine that cannot have it.
+    #[error("cgroup.driver = \"systemd\" wants cgroup v2 and systemd as the init: configure \"cgroupfs\" or \"auto\"")]
+    NoSystemd,
 }
 
 impl HasKind for CgroupError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Parent { .. } => ErrorKind::InvalidArgument,
-            Self::Io { .. } | Self::None => ErrorKind::Internal,
+            Self::NoSystemd => ErrorKind::FailedPrecondition,
+            Self::Io { .. } | Self::Unit { .. } | Self::None => ErrorKind::Internal,
         }
     }
 }
@@ -91,8 +105,11 @@ impl Cgroups {
         if roots.is_empty() {
             return Err(CgroupError::None);
         }
-        let booted_systemd = Path::new("/run/systemd/system").exists();
-        let driver = driver.unwrap_or(if v2 && booted_systemd { Driver::Systemd } else { Driver::Cgroupfs });
+        let capable = v2 && systemd::booted();
+        let driver = driver.unwrap_or(if capable { Driver::Systemd } else { Driver::Cgroupfs });
+        if driver == Driver::Systemd && !capable {
+            return Err(CgroupError::NoSystemd);
+        }
         Ok(Self { driver, roots, v2 })
     }
 
