@@ -6,6 +6,7 @@
 
 mod parents;
 mod path;
+pub mod systemd;
 mod tree;
 
 use std::fs;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 pub use parents::Parents;
 pub use path::{Driver, Parent, expand_slice};
-pub use tree::{find, kill_all, make, populated, remove};
+pub use tree::{find, kill_all, make, populated, remove, scope_of};
 
 use crate::types::{ErrorKind, HasKind};
 
@@ -51,13 +52,26 @@ pub enum CgroupError {
     /// Not what a node looks like.
     #[error("no cgroup file system at {MOUNT}")]
     None,
+    /// systemd would not.
+    #[error("stop {unit}")]
+    Unit {
+        /// The scope.
+        unit: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The systemd driver is configured on a machine that cannot have it.
+    #[error("cgroup.driver = \"systemd\" wants cgroup v2 and systemd as the init: configure \"cgroupfs\" or \"auto\"")]
+    NoSystemd,
 }
 
 impl HasKind for CgroupError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Parent { .. } => ErrorKind::InvalidArgument,
-            Self::Io { .. } | Self::None => ErrorKind::Internal,
+            Self::NoSystemd => ErrorKind::FailedPrecondition,
+            Self::Io { .. } | Self::Unit { .. } | Self::None => ErrorKind::Internal,
         }
     }
 }
@@ -98,8 +112,11 @@ impl Cgroups {
         if roots.is_empty() {
             return Err(CgroupError::None);
         }
-        let booted_systemd = Path::new("/run/systemd/system").exists();
-        let driver = driver.unwrap_or(if v2 && booted_systemd { Driver::Systemd } else { Driver::Cgroupfs });
+        let capable = v2 && systemd::booted();
+        let driver = driver.unwrap_or(if capable { Driver::Systemd } else { Driver::Cgroupfs });
+        if driver == Driver::Systemd && !capable {
+            return Err(CgroupError::NoSystemd);
+        }
         let mut all = roots.clone();
         if !v2 {
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

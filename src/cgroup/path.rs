@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::CgroupError;
+use super::systemd;
 
 /// Prefix of our systemd scopes.
 const SCOPE: &str = "podwright";
@@ -72,6 +73,12 @@ impl Parent {
             Driver::Cgroupfs => self.relative().join(id),
             Driver::Systemd => self.relative().join(format!("{SCOPE}-{id}.scope")),
         }
+    }
+
+    /// The scope that systemd has to make for this id; `None`: with the cgroupfs driver.
+    pub fn scope(&self, id: &str) -> Option<systemd::Scope> {
+        let unit = format!("{SCOPE}-{id}.scope");
+        (self.driver == Driver::Systemd).then(|| systemd::Scope { unit, slice: self.name.clone() })
     }
 
     /// `linux.cgroupsPath` of the OCI runtime spec for this id.
@@ -162,6 +169,9 @@ mod tests {
     #[test]
     fn the_runtime_spec_gets_each_drivers_form() {
         assert_eq!(Parent::parse(Driver::Cgroupfs, "/k/p").unwrap().oci_path("x"), "/k/p/x");
-        assert_eq!(Parent::parse(Driver::Systemd, "k-p.slice").unwrap().oci_path("x"), "k-p.slice:podwright:x");
+        let parent = Parent::parse(Driver::Systemd, "k-p.slice").unwrap();
+        assert_eq!(parent.oci_path("x"), "k-p.slice:podwright:x");
+        let scope = parent.scope("x").unwrap();
+        assert_eq!((scope.slice.as_str(), parent.leaf("x").ends_with(&scope.unit)), ("k-p.slice", true));
     }
 }

@@ -106,7 +106,9 @@ async fn processes(
     paths: &PodPaths,
     namespace: Option<watch::Receiver<bool>>,
 ) -> Result<Processes, PodError> {
-    let folders = record.cgroups.clone();
+    let scope = context.cgroup_parent(&record.config.cgroup_parent)?.scope(record.id.as_str());
+    // A scope's folders are systemd's to make.
+    let folders = if scope.is_some() { Vec::new() } else { record.cgroups.clone() };
     let cgroups = tokio::task::spawn_blocking(move || cgroup::make(&folders));
     let (monitor, state, events) =
         context.launcher.spawn(&record.id, &paths.state).await.map_err(|error| PodError::of("monitor", &error))?;
@@ -121,7 +123,7 @@ async fn processes(
         // The network half failed and tells why.
         return Err(PodError::failed(crate::types::ErrorKind::Aborted, "pause: no network namespace"));
     }
-    let spec = pause_spec(&record.config, paths, own_network, &record.cgroups);
+    let spec = PauseSpec { scope, ..pause_spec(&record.config, paths, own_network, &record.cgroups) };
     let pause = monitor.pause(spec).await.map_err(|error| PodError::of("pause", &error))?;
     let monitor_process =
         Process { pid: state.pid, start_time: crate::sys::process::start_time(state.pid).unwrap_or(0) };
@@ -139,6 +141,7 @@ fn pause_spec(config: &PodConfig, paths: &PodPaths, own_network: bool, cgroups: 
         // Those of the network are set with its namespace.
         sysctls: config.sysctls.clone().into_iter().filter(|(name, _)| !name.starts_with("net.")).collect(),
         cgroups: cgroups.to_vec(),
+        scope: None,
         user: (id(security.run_as_user), id(security.run_as_group)),
         groups: security.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()).collect(),
         bpf: None,

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::systemd::Scope;
 use crate::types::{ContainerId, ErrorKind, PodId};
 
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
@@ -96,8 +97,12 @@ pub struct PauseSpec {
     pub hostname: Option<String>,
     /// name (dots) to value, set in the new namespaces.
     pub sysctls: Vec<(String, String)>,
-    /// cgroup folders to put pause in, absolute paths under the cgroup mounts; empty: none.
+    /// cgroup folders to put pause in, absolute paths under the cgroup mounts; empty: none. They
+    /// exist, unless there is a scope.
     pub cgroups: Vec<PathBuf>,
+    /// systemd makes the cgroup, as this.
+    #[serde(default)]
+    pub scope: Option<Scope>,
     /// Uid and gid pause runs as.
     pub user: (u32, u32),
     /// Supplementary groups.
