@@ -3,7 +3,7 @@
 //! Everything here is pure but [`load`]. A key nobody knows, a value of the wrong type and a value
 //! that makes no sense are errors that name the file, the whole key and the reason.
 
-mod duration;
+pub mod duration;
 mod merge;
 mod schema;
 mod validate;

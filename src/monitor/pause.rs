@@ -16,17 +16,18 @@ use rustix::mount::{
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
 
-use crate::sys::process::{self, Child};
+use crate::sys::fork::{self, Child};
+use crate::sys::seccomp;
 use crate::types::ErrorKind;
 use crate::wire::{Failure, PauseSpec};
 
 /// The program, compiled by build/pause.rs.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+/// Where the one hierarchy is on machines with scopes.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// Largest seccomp filter, bytes: the kernel's limit of 4,096 instructions.
-const MAX_FILTER: u64 = 4096 * 8;
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// What names a failed step.
 type Step<T> = Result<T, Failure>;
@@ -64,14 +65,17 @@ pub fn start(spec: &PauseSpec, dir: &Path) -> Step<(Child, OwnedFd)> {
             during("opening network namespace", path, rustix::fs::open(path, flags, Mode::empty()))
         })
         .transpose()?;
-    let (unified, folders) = cgroups(&spec.cgroups)?;
+    let (unified, folders) = match &spec.scope {
+        Some(_) => (None, Vec::new()),
+        None => cgroups(&spec.cgroups)?,
+    };
     let (told, tell) = during("making a pipe", "", pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK))?;
 
     let mut namespaces = UnshareFlags::NEWNS;
     namespaces.set(UnshareFlags::NEWIPC, spec.new_ipc);
     namespaces.set(UnshareFlags::NEWUTS, spec.hostname.is_some());
     namespaces.set(UnshareFlags::NEWPID, spec.new_pid);
-    let child = process::fork_into(namespaces, unified.as_ref().map(AsFd::as_fd), || {
+    let child = fork::fork_into(namespaces, unified.as_ref().map(AsFd::as_fd), || {
         let netns = netns.as_ref().map(AsFd::as_fd);
         let Err(failure) = become_pause(spec, dir, &folders, netns, filter.as_deref(), program.as_fd());
         // If even this fails, the parent sees a child that ended without a word, and says so.
@@ -93,6 +97,10 @@ fn become_pause(
     for folder in cgroups {
         let file = folder.join("cgroup.procs");
         during("joining cgroup", folder, write_existing(&file, "0"))?;
+    }
+    if let Some(scope) = &spec.scope {
+        let folder = spec.cgroups.first().and_then(|folder| folder.strip_prefix(CGROUP_ROOT).ok());
+        during("making scope", &scope.unit, scope.enter(folder.unwrap_or(Path::new(""))))?;
     }
     set_oom_score(spec.oom_score_adj)?;
     if let Some(netns) = netns {
@@ -164,7 +172,7 @@ fn confine(spec: &PauseSpec, filter: Option<&[u8]>) -> Step<()> {
     let unblocked = nix::sys::signal::SigSet::empty().thread_set_mask();
     during("unblocking signals", "", unblocked)?;
     if let Some(filter) = filter {
-        during("installing the seccomp filter", "", process::install_filter(filter))?;
+        during("installing the seccomp filter", "", seccomp::load_filter(filter))?;
     }
     Ok(())
 }
@@ -201,7 +209,7 @@ fn program() -> io::Result<OwnedFd> {
 fn filter(path: &Path) -> io::Result<Vec<u8>> {
     let meta = fs::metadata(path)?;
     if FileType::from_raw_mode(std::os::unix::fs::MetadataExt::mode(&meta)) != FileType::RegularFile
-        || meta.len() > MAX_FILTER
+        || meta.len() > seccomp::MAX_FILTER as u64
     {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no compiled filter"));
     }
@@ -261,6 +269,7 @@ mod tests {
             hostname: Some("h".into()),
             sysctls: Vec::new(),
             cgroups: Vec::new(),
+            scope: None,
             user: (65535, 65535),
             groups: Vec::new(),
             bpf: None,

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::systemd::Scope;
 use crate::types::{ContainerId, ErrorKind, PodId};
 
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
@@ -76,6 +77,13 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// Whether it brings something to life.
+    pub fn begins(&self) -> bool {
+        matches!(self, Self::Pause(_) | Self::Create(_) | Self::Start { .. } | Self::Exec(_))
+    }
+}
+
 /// The pod's own process and namespaces.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PauseSpec {
@@ -89,8 +97,12 @@ pub struct PauseSpec {
     pub hostname: Option<String>,
     /// name (dots) to value, set in the new namespaces.
     pub sysctls: Vec<(String, String)>,
-    /// cgroup folders to put pause in, absolute paths under the cgroup mounts; empty: none.
+    /// cgroup folders to put pause in, absolute paths under the cgroup mounts; empty: none. They
+    /// exist, unless there is a scope.
     pub cgroups: Vec<PathBuf>,
+    /// systemd makes the cgroup, as this.
+    #[serde(default)]
+    pub scope: Option<Scope>,
     /// Uid and gid pause runs as.
     pub user: (u32, u32),
     /// Supplementary groups.
@@ -215,6 +227,10 @@ pub struct StdioSpec {
     pub stdin_once: bool,
     /// CRI log file, absolute; `None`: discard.
     pub log_path: Option<PathBuf>,
+    /// An existing folder above the log file. Folders between the two are made, and links there are
+    /// not followed: others than the node's root may have put them there.
+    #[serde(default)]
+    pub log_root: Option<PathBuf>,
 }
 
 /// Everything the monitor needs to create a container.
@@ -230,6 +246,9 @@ pub struct CreateSpec {
     pub rootfs: Rootfs,
     /// Mounts to prepare.
     pub mounts: Vec<StagedMount>,
+    /// Folders that are to exist in the root file system: made, root's with mode 0755, where they do not.
+    #[serde(default)]
+    pub folders: Vec<PathBuf>,
     /// Applied before execve.
     pub confinement: Confinement,
     /// Input and output.

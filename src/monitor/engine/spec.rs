@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{attempt, failure};
+use super::{attempt, failure, stdio};
 use crate::sys::caps;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Failure, StagedPropagation};
@@ -140,6 +140,19 @@ pub(super) fn read_only_cgroups(config: &Value) -> Option<&'static Path> {
     read_only.then_some(Path::new(PLACE))
 }
 
+/// The user of the container's process, as the host numbers it.
+pub(super) fn owner(config: &Value) -> Result<u32, Failure> {
+    let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    let uid = config.pointer("/process/user").and_then(|user| number(user, "uid")).unwrap_or(0);
+    let maps = config.pointer("/linux/uidMappings").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if maps.is_empty() {
+        return Ok(uid);
+    }
+    let maps =
+        maps.iter().filter_map(|map| Some((number(map, "containerID")?, number(map, "hostID")?, number(map, "size")?)));
+    stdio::on_host(uid, maps).ok_or_else(|| invalid("process.user.uid"))
+}
+
 /// Takes from a `process` what this machine's limits do not let a runtime binary do, where it would
 /// fail rather than do without. Says whether that was anything.
 pub(super) fn fit(process: &mut Value, own: Own) -> bool {
@@ -160,7 +173,8 @@ pub(super) fn fit(process: &mut Value, own: Own) -> bool {
     changed
 }
 
-fn program(process: &Value) -> Result<Program, Failure> {
+/// The program in an OCI `process`.
+pub(super) fn program(process: &Value) -> Result<Program, Failure> {
     let texts = |key| -> Result<Vec<String>, Failure> {
         match process.get(key) {
             None | Some(Value::Null) => Ok(Vec::new()),
