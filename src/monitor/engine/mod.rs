@@ -26,6 +26,7 @@ mod hygiene;
 mod job;
 mod oci;
 mod passwd;
+mod resources;
 mod rootfs;
 mod spec;
 #[cfg(test)]
