@@ -30,7 +30,8 @@ async fn node_with(name: &str) -> Option<Node> {
             text.replace(&format!("binary = \"{name}\""), &format!("binary = {:?}", binary.display().to_string()));
         vec![(format!("{name}.toml"), text)]
     };
-    let mut node = Node::with(Setup { handlers, ..Setup::default() }).await;
+    let hide_unified = name == "crun";
+    let mut node = Node::with(Setup { handlers, hide_unified, ..Setup::default() }).await;
     node.pull(BUSYBOX).await;
     Some(node)
 }

@@ -90,6 +90,12 @@ impl Parent {
     }
 }
 
+/// Whether `name` is what a leaf for `id` is called under systemd.
+pub(super) fn is_scope_of(name: &str, id: &str) -> bool {
+    let inner = name.strip_prefix(SCOPE).and_then(|rest| rest.strip_prefix('-'));
+    inner.and_then(|rest| rest.strip_suffix(".scope")) == Some(id)
+}
+
 /// `a-b-c.slice` lies at `a.slice/a-b.slice/a-b-c.slice` (systemd.slice(5)); `None`: no slice name.
 pub fn expand_slice(name: &str) -> Option<PathBuf> {
     let stem = name.strip_suffix(".slice")?;
@@ -151,6 +157,13 @@ mod tests {
         ] {
             assert!(Parent::parse(driver, asked).is_err(), "{driver:?} {asked}");
         }
+    }
+
+    #[test]
+    fn a_leaf_is_known_by_its_id() {
+        let leaf = Parent::parse(Driver::Systemd, "").unwrap().leaf("abc");
+        let name = leaf.file_name().unwrap().to_str().unwrap();
+        assert!(is_scope_of(name, "abc") && !is_scope_of(name, "ab") && !is_scope_of("abc", "abc"));
     }
 
     #[test]

@@ -66,6 +66,11 @@ pub fn resolve(
         },
     };
     let user = if user.is_empty() { "0" } else { user };
+    // Whoever checks that a container does not run as root would read a number here, while the image's
+    // passwd could make root of it.
+    if looks_like_number(user) && !digits(user) {
+        return Err(UserError::Range { what: "uid", value: user.chars().take(40).collect() });
+    }
     let entry = find_user(user, passwd);
     let uid = match (&entry, number(user)) {
         (Some(entry), _) => check("uid", entry.uid)?,
@@ -99,6 +104,14 @@ pub fn resolve(
         .map(|entry| entry.home.to_owned())
         .filter(|home| home.starts_with('/') && !home.chars().any(char::is_control));
     Ok(Resolved { user: User { uid, gid, groups }, home })
+}
+
+/// Signed, or in another base than ten.
+fn looks_like_number(user: &str) -> bool {
+    let bytes = user.as_bytes();
+    bytes.starts_with(b"-")
+        || bytes.starts_with(b"+")
+        || matches!(bytes, [b'0', b'x' | b'X' | b'o' | b'O' | b'b' | b'B', ..])
 }
 
 struct Entry<'a> {
@@ -187,6 +200,16 @@ mod tests {
         assert_eq!(ids(plain(), "1002"), Ok((1002, 0, vec![0])));
         assert_eq!(ids(plain(), "1003:1004"), Ok((1003, 1004, vec![1004])));
         assert_eq!(ids(plain(), "www:more"), Ok((33, 51, vec![50, 51])));
+    }
+
+    #[test]
+    fn odd_numbers_are_no_names() {
+        for user in ["-1", "+0", "0x0", "0b0", "0o17", "-", "-1:0"] {
+            let name = user.split(':').next().unwrap();
+            let passwd = format!("root:x:0:0::/:\n{name}:x:0:0::/:\n");
+            let found = resolve(&ContainerSecurity::default(), user, &passwd, GROUP);
+            assert!(matches!(found, Err(UserError::Range { .. })), "{user}: {found:?}");
+        }
     }
 
     #[test]

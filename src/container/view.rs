@@ -67,6 +67,8 @@ pub struct ContainerView {
     pub stop_signal: Signal,
     /// Host pid of init while it lives.
     pub pid: Option<i32>,
+    /// Its cgroup folders: one on v2, one per hierarchy on v1.
+    pub cgroups: Vec<PathBuf>,
     /// OCI bundle.
     pub bundle: PathBuf,
 }

@@ -43,6 +43,10 @@ pub struct Services {
     pub network: Network,
     /// Runtime handlers, the default one first.
     pub handlers: Arc<[HandlerInfo]>,
+    /// cgroup set-up.
+    pub cgroups: crate::cgroup::Cgroups,
+    /// Reads usage.
+    pub stats: Arc<crate::stats::Stats>,
     /// The systemd cgroup driver is in use, else cgroupfs.
     pub systemd_cgroup: bool,
     /// What this runtime can do beyond the basics.

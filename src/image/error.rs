@@ -92,12 +92,12 @@ pub enum ImageError {
         /// Expected and found.
         reason: String,
     },
-    /// A bound on untrusted input was passed.
-    #[error("{what} is too large: {reason}")]
-    TooLarge {
+    /// The registries answer with something that asking again would not change.
+    #[error("{what} cannot be had: {reason}")]
+    Refused {
         /// Image or blob.
         what: String,
-        /// The bound.
+        /// Each host's answer.
         reason: String,
     },
     /// A layer's archive is malformed, or tries what no layer may.
@@ -159,10 +159,11 @@ impl HasKind for ImageError {
             Self::Unauthenticated { .. } => ErrorKind::Unauthenticated,
             Self::Forbidden { .. } => ErrorKind::PermissionDenied,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
-            Self::Manifest { .. } | Self::Corrupt { .. } | Self::Layer { .. } | Self::Hosts { .. } => {
-                ErrorKind::FailedPrecondition
-            }
-            Self::TooLarge { .. } => ErrorKind::ResourceExhausted,
+            Self::Manifest { .. }
+            | Self::Corrupt { .. }
+            | Self::Refused { .. }
+            | Self::Layer { .. }
+            | Self::Hosts { .. } => ErrorKind::FailedPrecondition,
             Self::Io { source, .. } if full(source) => ErrorKind::ResourceExhausted,
             Self::Io { .. } => ErrorKind::Internal,
             Self::Store(error) => error.kind(),

@@ -3,6 +3,7 @@
 //! `layers/sha256/KEY/fs` with `layer.json` beside it is a whole, verified layer: it was built as `layers/tmp.N` and
 //! renamed. What nobody holds is renamed into `layers/trash` at once and deleted after.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -213,15 +214,16 @@ impl Layers {
         record.boot_id.clone_from(&self.boot_id);
         store::save(&temporary.path.join("layer.json"), &record, Durability::Process)?;
         let mut state = self.lock();
-        if !state.known.contains_key(&key) {
-            let place = self.place(key);
-            fs::rename(&temporary.path, &place).map_err(ImageError::io("rename a layer to", &place))?;
-            temporary.kept = true;
-            state.known.insert(key, Known { record: Arc::new(record), holds: 0 });
+        match state.known.entry(key) {
+            Entry::Occupied(mut known) => known.get_mut().holds += 1,
+            Entry::Vacant(free) => {
+                let place = self.place(key);
+                fs::rename(&temporary.path, &place).map_err(ImageError::io("rename a layer to", &place))?;
+                temporary.kept = true;
+                free.insert(Known { record: Arc::new(record), holds: 1 });
+            }
         }
-        if let Some(known) = state.known.get_mut(&key) {
-            known.holds += 1;
-        }
+        drop(state);
         Ok(LayerHold { layers: self.clone(), keys: vec![key], frees: AtomicBool::new(true) })
     }
 

@@ -21,7 +21,7 @@ use super::unpack::{self, Wanted};
 use crate::types::Digest;
 
 /// Pieces of a blob between network and decompressor.
-const PIECES: usize = 32;
+const PIECES: usize = 8;
 
 /// Longest wait for the remains of a failed pull to be gone.
 const CLEANUP: Duration = Duration::from_secs(5);
@@ -67,11 +67,26 @@ async fn attempt(
     let what = reference.to_string();
     let (clients, defaults) = (&inner.clients, &inner.defaults);
     let session = Arc::new(Session::new(reference, auth.as_ref(), clients, defaults, inner.window)?);
+    if let Some(id) = unmoved(inner, &session, reference, &platform).await {
+        return Ok(id);
+    }
     let found = find_manifest(&session, &what, reference.version(), &platform).await?;
     match known(inner, &found, reference).await? {
         Some(id) => Ok(id),
         None => fetch(inner, &session, reference, &platform, found, alive).await,
     }
+}
+
+/// The image's id, if the tag is here and the registry says that it has not moved. The registry is asked even so, since
+/// only it can tell whether this caller may have the image.
+async fn unmoved(inner: &Arc<Inner>, session: &Session, reference: &Reference, platform: &Platform) -> Option<Digest> {
+    let Version::Tag(tag) = reference.version() else { return None };
+    let index = inner.index();
+    let entry = index.resolve(&reference.to_string()).ok()??;
+    let digest = session.digest_of(tag).await?;
+    let name = format!("{}@{digest}", reference.repository());
+    let same = entry.image.digests.contains(&name) && *platform == Platform::host();
+    same.then_some(entry.image.id).filter(|id| inner.index().get(*id).is_some())
 }
 
 struct Found {
@@ -141,7 +156,8 @@ async fn fetch(
     });
     // The first failure drops the others, which stops them.
     let holds = try_join_all(tasks).await?;
-    let size = found.manifest_size + config.size + layers.iter().map(|layer| layer.size).sum::<u64>();
+    let sizes = layers.iter().map(|layer| layer.size).chain([config.size, found.manifest_size]);
+    let size = sizes.fold(0, u64::saturating_add);
     let ConfigBlob { diff_ids, config: run, created } = blob;
     let mut image = Image {
         id: config.digest,

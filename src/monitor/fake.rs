@@ -33,6 +33,10 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
+    pub fn process(bytes: &[u8]) -> Option<i32> {
+        serde_json::from_slice::<Result<i32, Failure>>(bytes).ok()?.ok().filter(|pid| *pid != 0)
+    }
+
     pub fn conclude(self, bytes: &[u8], status: Option<i32>) -> Result<Outcome, Failure> {
         assert_eq!(status.is_some(), self.helper.is_some());
         let pid: Result<i32, Failure> = serde_json::from_slice(bytes)

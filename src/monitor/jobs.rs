@@ -117,7 +117,15 @@ impl Monitor {
         }
         self.poll.remove(&running.job.result, running.token);
         let result = match running.cancelled {
-            Some(why) => Err(why),
+            Some(why) => {
+                if let Some(pid) = Job::process(&running.bytes)
+                    && process::is_child(pid)
+                {
+                    // The helper had made it before its own end. Our child, not reaped: the pid is its own.
+                    let _ = process::pidfd(pid).and_then(|handle| process::signal(handle, libc::SIGKILL));
+                }
+                Err(why)
+            }
             None => running.job.conclude(&running.bytes, running.status),
         };
         match running.purpose {

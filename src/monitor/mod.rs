@@ -51,7 +51,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::Mode;
 
-use crate::sys::process;
+use crate::sys::fork;
 use crate::types::ErrorKind;
 use crate::wire::Failure;
 
@@ -84,7 +84,7 @@ pub fn run(options: &Options, first: Option<UnixStream>) -> io::Result<()> {
     signals.thread_block()?;
     let mut monitor = server::Monitor::new(options, &signals)?;
     if let Some(stream) = first {
-        monitor.welcome(stream)?;
+        monitor.welcome_first(stream)?;
     }
     let outcome = monitor.run();
     socket::unlink(&options.dir);
@@ -94,7 +94,7 @@ pub fn run(options: &Options, first: Option<UnixStream>) -> io::Result<()> {
 /// Takes the connection the daemon gave as stdin, and leaves /dev/null in its place; all other
 /// inherited descriptors are closed. To be called before anything is opened.
 pub fn first_connection() -> io::Result<Option<UnixStream>> {
-    process::close_inherited()?;
+    fork::close_inherited()?;
     let stdin = io::stdin();
     if !rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&stdin)?.st_mode).is_socket() {
         return Ok(None);

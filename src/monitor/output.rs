@@ -67,7 +67,8 @@ enum Read {
 impl Stdio {
     /// Opens the log and makes the streams; `number` tells console sockets apart.
     pub fn open(spec: &CreateSpec, dir: &Path, number: u64, poll: &mut Poll) -> Result<(Self, Streams), Failure> {
-        let log = spec.stdio.log_path.as_deref().map(open_log).transpose()?;
+        let root = spec.stdio.log_root.as_deref();
+        let log = spec.stdio.log_path.as_deref().map(|path| open_log(root, path)).transpose()?;
         let container = spec.container.clone();
         let wants_input = spec.stdio.stdin;
         let mut stdio = Self { container, outputs: Vec::new(), log, console: None, input: None, wants_input };
@@ -254,11 +255,13 @@ pub fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-fn open_log(path: &Path) -> Result<LogFile, Failure> {
-    LogFile::open(path).map_err(|error| {
+fn open_log(root: Option<&Path>, path: &Path) -> Result<LogFile, Failure> {
+    LogFile::open(root, path).map_err(|error| {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             std::io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
+            // A link on the way.
+            _ if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EXDEV)) => ErrorKind::InvalidArgument,
             _ => ErrorKind::Internal,
         };
         failure(kind, format!("opening log {}: {error}", path.display()))

@@ -16,7 +16,8 @@ use rustix::mount::{
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
 
-use crate::sys::process::{self, Child};
+use crate::sys::fork::{self, Child};
+use crate::sys::seccomp;
 use crate::types::ErrorKind;
 use crate::wire::{Failure, PauseSpec};
 
@@ -27,9 +28,6 @@ const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-
-/// Largest seccomp filter, bytes: the kernel's limit of 4,096 instructions.
-const MAX_FILTER: u64 = 4096 * 8;
 
 /// What names a failed step.
 type Step<T> = Result<T, Failure>;
@@ -77,7 +75,7 @@ pub fn start(spec: &PauseSpec, dir: &Path) -> Step<(Child, OwnedFd)> {
     namespaces.set(UnshareFlags::NEWIPC, spec.new_ipc);
     namespaces.set(UnshareFlags::NEWUTS, spec.hostname.is_some());
     namespaces.set(UnshareFlags::NEWPID, spec.new_pid);
-    let child = process::fork_into(namespaces, unified.as_ref().map(AsFd::as_fd), || {
+    let child = fork::fork_into(namespaces, unified.as_ref().map(AsFd::as_fd), || {
         let netns = netns.as_ref().map(AsFd::as_fd);
         let Err(failure) = become_pause(spec, dir, &folders, netns, filter.as_deref(), program.as_fd());
         // If even this fails, the parent sees a child that ended without a word, and says so.
@@ -174,7 +172,7 @@ fn confine(spec: &PauseSpec, filter: Option<&[u8]>) -> Step<()> {
     let unblocked = nix::sys::signal::SigSet::empty().thread_set_mask();
     during("unblocking signals", "", unblocked)?;
     if let Some(filter) = filter {
-        during("installing the seccomp filter", "", process::install_filter(filter))?;
+        during("installing the seccomp filter", "", seccomp::load_filter(filter))?;
     }
     Ok(())
 }
@@ -211,7 +209,7 @@ fn program() -> io::Result<OwnedFd> {
 fn filter(path: &Path) -> io::Result<Vec<u8>> {
     let meta = fs::metadata(path)?;
     if FileType::from_raw_mode(std::os::unix::fs::MetadataExt::mode(&meta)) != FileType::RegularFile
-        || meta.len() > MAX_FILTER
+        || meta.len() > seccomp::MAX_FILTER as u64
     {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no compiled filter"));
     }

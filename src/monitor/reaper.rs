@@ -63,7 +63,7 @@ impl Monitor {
             let handle = process::pidfd(pid)
                 .map_err(|error| failure(ErrorKind::Internal, format!("opening process {pid}: {error}")))?;
             self.children.known.insert(pid, owner);
-            let start_time = stat(pid).map_or(0, |(_, start_time)| start_time);
+            let start_time = process::start_time(pid).unwrap_or(0);
             return Ok(Adopted::Alive(Process { pid, start_time }, handle));
         }
         // The check above guards against a pid that was used again.
@@ -125,31 +125,5 @@ impl Monitor {
                 let _ = process::pidfd(pid).and_then(|handle| process::signal(handle, libc::SIGKILL));
             }
         }
-    }
-}
-
-/// State letter and start time of a process, from /proc/PID/stat.
-pub fn stat(pid: i32) -> Option<(u8, u64)> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// The program's name, in parentheses, may hold anything, parentheses and spaces too.
-fn parse_stat(text: &str) -> Option<(u8, u64)> {
-    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stat_survives_hostile_names() {
-        let text = "42 (a) Z (b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10";
-        assert_eq!(parse_stat(text), Some((b'S', 987_654)));
-        assert_eq!(parse_stat("42 (x) S 1"), None);
-        assert_eq!(parse_stat(""), None);
-        assert!(stat(i32::try_from(std::process::id()).unwrap()).is_some_and(|(state, _)| b"RS".contains(&state)));
     }
 }

@@ -7,7 +7,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::poll::{Source, Timer, Token};
-use super::reaper::{self, Owner};
+use super::reaper::Owner;
 use super::server::{Caller, Monitor};
 use super::{failure, pause};
 use crate::sys::process::{self, Ended};
@@ -126,7 +126,7 @@ impl Monitor {
         if !starting.read_all() || !starting.text.is_empty() {
             return;
         }
-        let alive = reaper::stat(starting.pid).filter(|(state, _)| !b"ZX".contains(state));
+        let alive = process::stat(starting.pid).filter(|(state, _)| !b"ZX".contains(state));
         let Some((_, start_time)) = alive else { return };
         if let Phase::Starting(starting) = std::mem::take(&mut self.sandbox.phase) {
             let process = Process { pid: starting.pid, start_time };

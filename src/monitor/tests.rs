@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::{Options, run, socket};
-use crate::sys::process;
+use crate::sys::fork;
 use crate::types::{ContainerId, ErrorKind, PodId};
 use crate::wire::{
     Call, Confinement, CreateSpec, Engine, Event, ExecOutcome, ExecSpec, Exit, Failure, Message, PauseSpec, Reply,
@@ -38,13 +38,14 @@ impl Pod {
         let folder = tempfile::tempdir().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let options = Options { pod: PodId::generate(), dir: folder.path().to_owned() };
-        let pid = process::fork_test(|| match run(&options, Some(theirs)) {
+        let pid = fork::fork_unchecked(|| match run(&options, Some(theirs)) {
             Ok(()) => 0,
             Err(error) => {
                 eprintln!("monitor: {error}");
                 1
             }
-        });
+        })
+        .unwrap();
         let mut pod = Self { folder, pid: Pid::from_raw(pid).unwrap(), peer: Peer::new(ours) };
         pod.peer.hello();
         pod
@@ -67,6 +68,7 @@ impl Pod {
             confinement: Confinement::default(),
             stdio: StdioSpec { log_path: Some(bundle.join("log")), ..StdioSpec::default() },
             bundle,
+            folders: Vec::new(),
             cgroups: Vec::new(),
             timeout_ms: 5000,
         }

@@ -39,6 +39,8 @@ pub struct PodView {
     pub netns: Option<PathBuf>,
     /// Pause, while it lives.
     pub pause: Option<Process>,
+    /// Pause's cgroup folders; their parents are the pod's own if its configuration names a parent.
+    pub cgroups: Vec<PathBuf>,
     /// The monitor's pid, while it lives.
     pub monitor: Option<i32>,
     /// Containers, oldest first.

@@ -26,3 +26,15 @@ pub fn load_filter(filter: &[u8]) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rubbish_is_no_filter() {
+        assert!(load_filter(&[]).is_err());
+        assert!(load_filter(&[0; 12]).is_err());
+        assert!(load_filter(&[0; MAX_FILTER + INSTRUCTION]).is_err());
+    }
+}

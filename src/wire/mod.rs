@@ -77,6 +77,13 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// Whether it brings something to life.
+    pub fn begins(&self) -> bool {
+        matches!(self, Self::Pause(_) | Self::Create(_) | Self::Start { .. } | Self::Exec(_))
+    }
+}
+
 /// The pod's own process and namespaces.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PauseSpec {
@@ -220,6 +227,10 @@ pub struct StdioSpec {
     pub stdin_once: bool,
     /// CRI log file, absolute; `None`: discard.
     pub log_path: Option<PathBuf>,
+    /// An existing folder above the log file. Folders between the two are made, and links there are
+    /// not followed: others than the node's root may have put them there.
+    #[serde(default)]
+    pub log_root: Option<PathBuf>,
 }
 
 /// Everything the monitor needs to create a container.
@@ -235,6 +246,9 @@ pub struct CreateSpec {
     pub rootfs: Rootfs,
     /// Mounts to prepare.
     pub mounts: Vec<StagedMount>,
+    /// Folders that are to exist in the root file system: made, root's with mode 0755, where they do not.
+    #[serde(default)]
+    pub folders: Vec<PathBuf>,
     /// Applied before execve.
     pub confinement: Confinement,
     /// Input and output.
@@ -256,7 +270,7 @@ pub struct ExecSpec {
     pub confinement: Confinement,
     /// Milliseconds until the process is killed; 0: never.
     pub timeout_ms: u64,
-    /// Most bytes collected of stdout and of stderr, each; what is over is read and dropped.
+    /// Most bytes collected of stdout and stderr together; what is over is read and dropped.
     pub output_limit: usize,
     /// Milliseconds to go on reading after exit while grandchildren hold the pipes.
     pub drain_ms: u64,

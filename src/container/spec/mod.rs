@@ -20,8 +20,9 @@ use crate::wire::{Capabilities, Confinement, StagedMount};
 
 pub use linux::resources;
 
-/// Version of the OCI runtime spec that is written.
-const OCI_VERSION: &str = "1.2.0";
+/// Version of the OCI runtime spec that is written: the lowest that has all that is used, since some
+/// runtimes refuse what is newer than they are.
+const OCI_VERSION: &str = "1.0.2";
 /// PATH where the image has none, as containerd has it.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Longest command, argument or variable, bytes: the kernel's MAX_ARG_STRLEN.

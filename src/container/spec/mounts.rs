@@ -23,7 +23,6 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
     let mut list: Vec<Value> =
         own(inputs).into_iter().filter(|mount| !taken(mount["destination"].as_str().unwrap_or(""))).collect();
 
-    let plain = asked.iter().all(|mount| mount.propagation == Propagation::Private);
     let mut staged = Vec::new();
     for (index, mount) in asked.iter().enumerate() {
         if mount.image.is_some() {
@@ -44,7 +43,8 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
                 return Err(refuse("config.mounts.mount_options", mount, "want noexec, nodev or nosuid"));
             }
         }
-        let stage = inputs.stage && !plain;
+        // Private ones, too: libcontainer would leave them the host's slaves.
+        let stage = inputs.stage;
         let source = if stage {
             let place = inputs.staging.join(index.to_string());
             staged.push(StagedMount {

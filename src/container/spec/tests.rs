@@ -144,7 +144,7 @@ fn a_mount_in_place_of_one_of_ours_replaces_it_and_parents_come_first() {
         made.spec["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
     assert_eq!(list.iter().filter(|path| **path == "/etc/hosts").count(), 1);
     assert!(list.iter().position(|p| *p == "/a") < list.iter().position(|p| *p == "/a/b/c"));
-    assert!(made.staged.is_empty(), "private mounts need no staging");
+    assert_eq!(made.staged.len(), 3, "libcontainer cannot make one mount private");
 
     let shared = ContainerConfig {
         mounts: vec![mount("/a", Propagation::Bidirectional), mount("/b", Propagation::Private)],

@@ -6,6 +6,7 @@ mod exec_sync;
 mod pod_sandbox;
 mod pod_sandbox_status;
 mod runtime_config;
+mod stats;
 mod status;
 mod version;
 
@@ -88,6 +89,10 @@ runtime_service! {
         container_status::container_status(ContainerStatusRequest) -> ContainerStatusResponse;
         container_status::list_containers(ListContainersRequest) -> ListContainersResponse;
         exec_sync::exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+        stats::container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+        stats::list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+        stats::pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+        stats::list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
     }
     missing {
         exec(ExecRequest) -> ExecResponse: "streaming exec (Exec)";
@@ -97,12 +102,6 @@ runtime_service! {
             "changing the resources of a container (UpdateContainerResources)";
         update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse:
             "changing the resources of a sandbox (UpdatePodSandboxResources)";
-        container_stats(ContainerStatsRequest) -> ContainerStatsResponse: "container statistics (ContainerStats)";
-        list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse:
-            "container statistics (ListContainerStats)";
-        pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse: "sandbox statistics (PodSandboxStats)";
-        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse:
-            "sandbox statistics (ListPodSandboxStats)";
         list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse:
             "metrics (ListMetricDescriptors)";
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse:

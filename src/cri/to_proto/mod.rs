@@ -3,10 +3,12 @@
 mod container;
 mod image;
 mod pod;
+mod stats;
 
 pub use container::{container, container_status};
 pub use image::image;
 pub use pod::{pod, pod_status};
+pub use stats::{container_stats, pod_stats};
 
 use crate::proto;
 use crate::types::container::Resources;
@@ -96,6 +98,7 @@ pub mod samples {
             user: User { uid: 1000, gid: 100, groups: vec![100, 200] },
             stop_signal: Signal::TERM,
             pid: Some(42),
+            cgroups: Vec::new(),
             bundle: "/nowhere".into(),
         }
     }
@@ -120,6 +123,7 @@ pub mod samples {
             ips: vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
             netns: Some("/run/podwright/pods/x/netns".into()),
             pause: None,
+            cgroups: Vec::new(),
             monitor: Some(7),
             containers: vec![],
         }

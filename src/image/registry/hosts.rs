@@ -251,17 +251,18 @@ fn origin(registry: &str, tls: Option<Tls>, defaults: &Defaults) -> Result<Host,
 }
 
 fn scheme(registry: &str, defaults: &Defaults) -> &'static str {
-    let plain =
-        defaults.plain.iter().any(|host| host == registry) || (defaults.plain_loopback && is_loopback(registry));
+    // Port 443 speaks TLS anywhere.
+    let loopback = defaults.plain_loopback && is_loopback(registry) && !registry.ends_with(":443");
+    let plain = loopback || defaults.plain.iter().any(|host| host == registry);
     if plain { "http" } else { "https" }
 }
 
-/// Whether a host (with port) is this machine; port 443 speaks TLS anywhere.
-fn is_loopback(registry: &str) -> bool {
+/// Whether a host (with port) is this machine.
+pub fn is_loopback(registry: &str) -> bool {
     let Ok(url) = Url::parse(&format!("http://{registry}")) else { return false };
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    url.port() != Some(443) && (host == "localhost" || address.is_ok_and(|ip| ip.is_loopback()))
+    host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod clients;
 mod hosts;
 mod request;
 mod session;
+mod tls;
 mod token;
 
 pub use clients::Clients;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Response, StatusCode, header};
+use reqwest::{Client, Method, Response, StatusCode, header};
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -33,6 +33,8 @@ pub enum Refusal {
     Forbidden(String),
     /// It fails for now.
     Temporary(String),
+    /// No connection comes up, so that it cannot even say no.
+    Unreachable(String),
     /// It fails, and asking again would not help.
     Permanent(String),
 }
@@ -45,6 +47,7 @@ impl Refusal {
             | Self::Unauthenticated(reason)
             | Self::Forbidden(reason)
             | Self::Temporary(reason)
+            | Self::Unreachable(reason)
             | Self::Permanent(reason) => reason,
         }
     }
@@ -73,14 +76,20 @@ impl Peer {
     /// GETs `path` (below the host's base). With `only` false, other hosts can be asked instead, so that this one
     /// gets a single try.
     pub async fn get(&self, path: &str, headers: &HeaderMap, only: bool) -> Result<Response, Refusal> {
+        self.ask(Method::GET, path, headers, only).await
+    }
+
+    /// The same with any method.
+    pub async fn ask(&self, method: Method, path: &str, headers: &HeaderMap, only: bool) -> Result<Response, Refusal> {
         let url = self.url(path)?;
         let tries = if only { TRIES } else { 1 };
         let mut challenged = false;
         let mut tried = 0;
         loop {
             let authorization = self.authorization.lock().await.clone();
-            let sent = tokio::time::timeout(self.patience, self.send(url.clone(), headers, authorization.as_ref()));
-            let (reason, wait) = match sent.await {
+            let sent =
+                tokio::time::timeout(self.patience, self.send(&method, url.clone(), headers, authorization.as_ref()));
+            let (refusal, wait) = match sent.await {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
                 Ok(Ok(response)) => match response.status() {
                     StatusCode::UNAUTHORIZED if !challenged => {
@@ -93,20 +102,20 @@ impl Peer {
                     StatusCode::NOT_FOUND => return Err(Refusal::NotFound(complaint(response).await)),
                     status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
                         let wait = retry_after(response.headers());
-                        (complaint(response).await, wait)
+                        (Refusal::Temporary(complaint(response).await), wait)
                     }
                     _ => return Err(Refusal::Permanent(complaint(response).await)),
                 },
                 Ok(Err(refusal @ Refusal::Permanent(_))) => return Err(refusal),
-                Ok(Err(refusal)) => (refusal.reason().to_owned(), None),
-                Err(_) => (format!("no answer in {:?}", self.patience), None),
+                Ok(Err(refusal)) => (refusal, None),
+                Err(_) => (Refusal::Temporary(format!("no answer in {:?}", self.patience)), None),
             };
             tried += 1;
             let pause = wait.unwrap_or(PAUSE * 2u32.pow(tried - 1)) + jitter();
             if tried >= tries || pause > MAX_PAUSE + PAUSE {
-                return Err(Refusal::Temporary(reason));
+                return Err(refusal);
             }
-            tracing::debug!(host = %self.host.name(), %reason, ?pause, "registry request will be tried again");
+            tracing::debug!(host = %self.host.name(), reason = refusal.reason(), ?pause, "registry request will be tried again");
             tokio::time::sleep(pause).await;
         }
     }
@@ -124,6 +133,7 @@ impl Peer {
     /// Sends, and follows redirects. Authorization and configured headers stay with this host.
     async fn send(
         &self,
+        method: &Method,
         mut url: Url,
         headers: &HeaderMap,
         authorization: Option<&HeaderValue>,
@@ -143,8 +153,17 @@ impl Peer {
                     all.insert(header::AUTHORIZATION, value.clone());
                 }
             }
-            let response = self.client.get(url.clone()).headers(all).send().await;
-            let response = response.map_err(|error| Refusal::Temporary(transport(error)))?;
+            let response = self.client.request(method.clone(), url.clone()).headers(all).send().await;
+            let response = response.map_err(|error| {
+                // A certificate will be no better the next time.
+                let (untrusted, unreachable) = (is_certificate(&error), error.is_connect());
+                let reason = transport(error);
+                match (untrusted, unreachable) {
+                    (true, _) => Refusal::Permanent(reason),
+                    (false, true) => Refusal::Unreachable(reason),
+                    (false, false) => Refusal::Temporary(reason),
+                }
+            })?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
                 return Ok(response);
             }
@@ -215,6 +234,17 @@ pub async fn complaint(mut response: Response) -> String {
 /// An HTTP library error without its URL, which may hold a signature.
 pub fn transport(error: reqwest::Error) -> String {
     crate::types::chain(&error.without_url())
+}
+
+fn is_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
+    }
+    // An I/O error's source is its inner error's source, not the inner error.
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(inner) => is_certificate(inner),
+        None => error.source().is_some_and(is_certificate),
+    }
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use reqwest::header;
 use reqwest::header::{HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
@@ -75,8 +76,7 @@ impl Session {
             Version::Tag(tag) => (tag.clone(), None),
             Version::Digest(digest) => (digest.to_string(), Some(*digest)),
         };
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
+        let headers = accept();
         let peers: Vec<&Peer> =
             self.peers.iter().filter(|peer| if want.is_some() { peer.host.pull } else { peer.host.resolve }).collect();
         let mut refusals = Vec::new();
@@ -89,8 +89,10 @@ impl Session {
                     let said = said.and_then(|text| Digest::parse(text).ok());
                     match want.or(said) {
                         Some(want) if want != digest => {
-                            refusals
-                                .push((*peer, Refusal::Permanent(format!("wanted the manifest {want}, got {digest}"))));
+                            refusals.push((
+                                *peer,
+                                Refusal::Permanent(format!("wanted the manifest with digest {want}, got {digest}")),
+                            ));
                         }
                         _ => {
                             let content_type = head.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
@@ -103,6 +105,22 @@ impl Session {
             }
         }
         Err(self.refused(&self.what, &refusals))
+    }
+
+    /// The digest that a tag has now, if the first host that answers says so. Registries with quotas do not count it as
+    /// a pull.
+    pub async fn digest_of(&self, tag: &str) -> Option<Digest> {
+        for peer in self.peers.iter().filter(|peer| peer.host.resolve) {
+            let path = format!("{}/manifests/{tag}", peer.repository);
+            match peer.ask(Method::HEAD, &path, &accept(), false).await {
+                Ok(response) => {
+                    let said = response.headers().get("docker-content-digest")?.to_str().ok()?;
+                    return Digest::parse(said).ok();
+                }
+                Err(refusal) => tracing::debug!(host = %peer.host.name(), ?refusal, "host does not tell a digest"),
+            }
+        }
+        None
     }
 
     /// A small blob, verified.
@@ -118,7 +136,8 @@ impl Session {
                     if found == descriptor.digest && body.len() as u64 == descriptor.size {
                         return Ok(body);
                     }
-                    let reason = format!("wanted {} bytes, got {} bytes {found}", descriptor.size, body.len());
+                    let reason =
+                        format!("wanted {} bytes, got {} bytes with digest {found}", descriptor.size, body.len());
                     refusals.push((*peer, Refusal::Permanent(reason)));
                 }
                 Err(refusal) => refusals.push((*peer, refusal)),
@@ -171,10 +190,12 @@ impl Session {
         }
     }
 
-    /// The last host (the registry itself) decides what kind of error it is; the text tells of all.
+    /// The last host that could be reached (the registry itself comes last) decides what kind of error it is; the text
+    /// tells of all.
     fn refused(&self, what: &str, refusals: &[(&Peer, Refusal)]) -> ImageError {
         let what = what.to_owned();
-        let Some((peer, last)) = refusals.last() else {
+        let reached = refusals.iter().rfind(|(_, refusal)| !matches!(refusal, Refusal::Unreachable(_)));
+        let Some((peer, last)) = reached.or(refusals.last()) else {
             let reason = "hosts.toml names no host that may be asked for it".to_owned();
             return ImageError::Unavailable { what, reason };
         };
@@ -184,8 +205,12 @@ impl Session {
             Refusal::NotFound(_) => ImageError::NotFound { what, reason },
             Refusal::Unauthenticated(_) => ImageError::Unauthenticated { host, what, reason },
             Refusal::Forbidden(_) => ImageError::Forbidden { host, what, reason },
-            Refusal::Temporary(_) => ImageError::Unavailable { what, reason },
-            Refusal::Permanent(_) => ImageError::Corrupt { what, reason },
+            Refusal::Temporary(_) | Refusal::Unreachable(_) => ImageError::Unavailable { what, reason },
+            Refusal::Permanent(_) => ImageError::Refused { what, reason },
         }
     }
+}
+
+fn accept() -> HeaderMap {
+    HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(ACCEPT))])
 }

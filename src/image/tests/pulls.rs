@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::archives::{Tar, gzip};
+use super::is_root;
 use super::registry::{DOCKER, Form, OCI, Registry, census, store};
 use crate::image::{Auth, Platform, Settings};
 use crate::snapshot::Snapshots;
@@ -47,7 +48,7 @@ async fn every_form_of_image_arrives() {
         let id = images.pull(&reference, None, None).await.unwrap();
         assert_eq!(id, put.config, "{name}");
         let image = images.find(&reference).unwrap();
-        assert_eq!(image.tags, [reference.clone()]);
+        assert_eq!(image.tags, std::slice::from_ref(&reference));
         assert_eq!(image.digests, [format!("{}/team/{name}@{}", registry.address, put.top)]);
         assert_eq!((image.layers.clone(), image.diff_ids.clone()), (put.diff_ids.clone(), put.diff_ids));
         assert_eq!((image.config.env.as_slice(), image.config.user.as_str()), (&["A=b".to_owned()][..], "1:2"));
@@ -276,5 +277,101 @@ async fn a_registry_with_passwords_gets_them() {
         images.pull(&name, Some(right), None).await.unwrap();
     } else {
         eprintln!("SKIPPED in part: no htpasswd");
+    }
+}
+
+#[tokio::test]
+async fn tls_is_verified_by_the_configured_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-keyout", &file("key.pem"), "-out", &file("cert.pem")])
+        .output();
+    if !made.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: no openssl");
+        return;
+    }
+    let tls = format!("  tls: {{certificate: {}, key: {}}}\n", file("cert.pem"), file("key.pem"));
+    let Some(registry) = Registry::with_auth(&tls) else { return };
+    registry.put("app", "1", OCI, &[base()], json!({}));
+    let name = format!("{}/app:1", registry.address);
+    let hosts = folder.path().join(registry.address.replace(':', "_") + "_");
+    fs::create_dir(&hosts).unwrap();
+    for (more, fine) in [("", false), ("ca = \"../cert.pem\"", true), ("skip_verify = true", true)] {
+        fs::write(hosts.join("hosts.toml"), format!("server = \"https://{}\"\n{more}\n", registry.address)).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let settings = Settings { registry_config_dir: Some(folder.path().into()), ..Settings::new(root.path()) };
+        let result = crate::image::Images::open(settings).unwrap().pull(&name, None, None).await;
+        println!("{more:?}: {result:?}");
+        assert_eq!(result.is_ok(), fine, "{more:?}: {result:?}");
+        if let Err(error) = result {
+            assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+            assert!(error.to_string().contains("certificate"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_is_here_costs_one_question() {
+    let Some(registry) = Registry::start() else { return };
+    let (root, images) = store();
+    let put = registry.put("app", "1", OCI, &[base()], json!({}));
+    let name = format!("{}/app:1", registry.address);
+    images.pull(&name, None, None).await.unwrap();
+    // All but the tag's link and the manifest it names is gone: nothing else is asked for.
+    fs::remove_file(registry.blob_path(put.config)).unwrap();
+    fs::remove_file(registry.blob_path(put.blobs[0])).unwrap();
+    assert_eq!(images.pull(&name, None, None).await.unwrap(), put.config);
+    drop(root);
+}
+
+#[test]
+fn a_full_disk_is_said_and_left_clean() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let Some(registry) = Registry::start().filter(|_| is_root()) else { return };
+    // Not even the file system knows how well this compresses.
+    let big = Tar::default().file("big", &vec![1; 40 << 20]).finish();
+    registry.put("big", "1", OCI, &[base(), big], json!({}));
+    registry.put("small", "1", OCI, &[base()], json!({}));
+    let host = registry.address.clone();
+    // A thread with mounts of its own; those it starts share them.
+    let pulled = std::thread::spawn(move || {
+        let none: Option<&str> = None;
+        let root = tempfile::tempdir().unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), Some("size=16m")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let images = crate::image::Images::open(Settings::new(root.path())).unwrap();
+            images.collect_garbage();
+            let error = images.pull(&format!("{host}/big:1"), None, None).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+            assert_eq!(census(root.path()), Vec::<String>::new());
+            images.pull(&format!("{host}/small:1"), None, None).await.unwrap();
+        });
+        nix::mount::umount2(root.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+    pulled.join().unwrap();
+}
+
+/// How long the image at `PODWRIGHT_BENCH_IMAGE` takes, five times: run with `--release --run-ignored only --no-capture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: needs PODWRIGHT_BENCH_IMAGE"]
+async fn measured_pull() {
+    let Ok(name) = std::env::var("PODWRIGHT_BENCH_IMAGE") else { return };
+    let runs = std::env::var("PODWRIGHT_BENCH_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
+    for _ in 0..runs {
+        let (root, images) = store();
+        let began = std::time::Instant::now();
+        images.pull(&name, None, None).await.unwrap();
+        let took = began.elapsed();
+        let info = images.fs_info().await.unwrap();
+        println!("{took:?} for {} bytes in {} inodes", info.used_bytes, info.inodes_used);
+        images.remove(&name).await.unwrap();
+        drop(root);
     }
 }

@@ -63,7 +63,7 @@ impl Registry {
         let root = folder.path().join("data");
         let config = folder.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  maintenance: {{uploadpurging: {{enabled: false}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n{more}",
+            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  maintenance: {{uploadpurging: {{enabled: false}}}}\nhttp:\n  addr: \"127.0.0.1:0\"\n{more}",
             root.display()
         );
         fs::write(&config, text).unwrap();

@@ -277,3 +277,21 @@ fn wrong_bytes_are_told_from_wrong_archives() {
     let error = feed(cut, 100, wanted, folder.path()).unwrap_err();
     assert!(matches!(error, ImageError::Layer { .. }) && error.to_string().contains("cut short"), "{error}");
 }
+
+#[test]
+fn implied_folders_are_as_old_as_what_is_in_them() {
+    let old = Meta { mtime: 1_000, ..PLAIN };
+    let tar = Tar::default().raw(EntryType::Regular, b"a/b/old", b"", old, b"").file("a/b/new", b"").raw(
+        EntryType::Regular,
+        b"a/c/older",
+        b"",
+        old,
+        b"",
+    );
+    let (outer, _) = good(tar);
+    let mtime = |path: &str| fs::metadata(outer.path().join("fs").join(path)).unwrap().mtime();
+    assert_eq!(
+        [mtime("a"), mtime("a/b"), mtime("a/c"), mtime("")],
+        [1_700_000_000, 1_700_000_000, 1_000, 1_700_000_000]
+    );
+}

@@ -76,6 +76,7 @@ impl Layer {
             return Err(Fault::archive(&path, "lies below a whiteout"));
         }
         let place = self.parent(parent)?;
+        self.date_implied(&place.path, entry.mtime);
         if name == OPAQUE_MARK {
             return self.opaque(&place);
         }
@@ -100,6 +101,21 @@ impl Layer {
             self.implied.insert(path);
         }
         Ok(place)
+    }
+
+    /// A folder that is not described is as old as the youngest thing put into it.
+    fn date_implied(&mut self, folder: &[u8], mtime: (i64, u32)) {
+        let mut at = Some(folder);
+        while let Some(path) = at.filter(|path| self.implied.contains(*path)) {
+            match self.times.get_mut(path) {
+                Some(time) if *time >= mtime => return,
+                Some(time) => *time = mtime,
+                None => {
+                    self.times.insert(path.to_vec(), mtime);
+                }
+            }
+            at = tree::split(path).map(|(parent, _)| parent);
+        }
     }
 
     fn root(&mut self, entry: &Entry) -> Result<(), Fault> {
@@ -305,10 +321,6 @@ impl Layer {
 
     fn finish(self) -> Result<Summary, Fault> {
         let root = self.tree.root();
-        for path in &self.implied {
-            // So that the same archive always gives the same folder.
-            set_time(&root, path, (0, 0))?;
-        }
         for (path, mtime) in &self.times {
             set_time(&root, path, *mtime)?;
         }
@@ -367,8 +379,12 @@ fn set_attribute(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), Errno> 
         return Ok(());
     }
     match fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
-        // A file system without user attributes is no reason to refuse the image; a lost capability is.
-        Err(Errno::OPNOTSUPP | Errno::PERM) if !capability => Ok(()),
+        // User attributes that the file system cannot keep are no reason to refuse the image; a lost capability is. (ext4
+        // answers "no space" to a value that does not fit its block.)
+        Err(error) if !capability => {
+            tracing::debug!(name = %String::from_utf8_lossy(name), %error, "extended attribute of an image is lost");
+            Ok(())
+        }
         other => other,
     }
 }

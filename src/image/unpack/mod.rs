@@ -7,6 +7,7 @@ mod archive;
 mod entries;
 mod fit;
 mod lower;
+mod pax;
 mod stream;
 mod tree;
 
@@ -54,6 +55,9 @@ impl Fault {
         match error {
             Errno::NAMETOOLONG => Self::archive(path, "has a name that is too long"),
             Errno::NOTDIR | Errno::LOOP | Errno::XDEV => Self::archive(path, "leads through what is no folder"),
+            Errno::NOENT => Self::archive(path, "needs something that is not there"),
+            Errno::INVAL => Self::archive(path, "has properties that the file system does not take"),
+            Errno::MLINK => Self::archive(path, "has too many hard links"),
             other => Self::Disk { path: String::from_utf8_lossy(path).into_owned(), source: other.into() },
         }
     }

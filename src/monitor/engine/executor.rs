@@ -47,6 +47,7 @@ pub(super) struct Confined {
     path: String,
     cwd: std::path::PathBuf,
     init: Option<RawFd>,
+    read_only: Option<&'static Path>,
     uid: u32,
     capabilities: Capabilities,
     no_new_privs: bool,
@@ -96,6 +97,7 @@ impl Confined {
             env: RefCell::new(c_strings(&program.env, "a variable of the environment")?),
             cwd: program.cwd,
             init: None,
+            read_only: None,
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
             no_new_privs: confinement.no_new_privs,
@@ -111,12 +113,67 @@ impl Confined {
         Self { init: Some(result), ..self }
     }
 
+    /// Makes a mount of the container read-only, with all that is mounted below it: libcontainer leaves each
+    /// hierarchy of cgroup v1 writable, and a container could lift its own limits.
+    pub(super) fn with_read_only(self, path: Option<&'static Path>) -> Self {
+        Self { read_only: path, ..self }
+    }
+
+    /// In an exec process inside the container: `begin` makes it the container's in all but what this
+    /// Executor does, which is then done. Never returns.
+    pub(super) fn run(&self, begin: impl FnOnce() -> Result<(), Failure>) -> ! {
+        let entered = begin().and_then(|()| {
+            self.enter_cwd().map_err(|error| self.no_cwd(&error))?;
+            self.complete_env()?;
+            self.prepare()
+        });
+        let _ = rustix::io::write(self.status(), &[ALIVE]);
+        match entered {
+            Ok(()) => self.finish(),
+            Err(failure) => self.end(&failure, NOT_EXECUTABLE),
+        }
+    }
+
+    /// Steps 2 to 4.
+    fn finish(&self) -> ! {
+        let (failure, code) = match self.confine() {
+            Ok(()) => self.execute(),
+            Err(failure) => (failure, NOT_EXECUTABLE),
+        };
+        self.end(&failure, code)
+    }
+
+    fn end(&self, failure: &Failure, code: i32) -> ! {
+        if let Ok(text) = serde_json::to_vec(failure) {
+            let _ = rustix::io::write(self.status(), &text);
+        }
+        fork::exit_now(code)
+    }
+
+    /// The program gets a HOME.
+    fn complete_env(&self) -> Result<(), Failure> {
+        let mut env = self.env.borrow_mut();
+        if !env.iter().any(|entry| entry.to_bytes().strip_prefix(b"HOME=").is_some_and(|home| !home.is_empty())) {
+            env.retain(|entry| entry.to_bytes() != b"HOME=");
+            let home = CString::new(format!("HOME={}", passwd::home(self.uid)));
+            env.push(home.map_err(|_| failure(ErrorKind::Internal, "HOME has a NUL byte"))?);
+        }
+        Ok(())
+    }
+
+    fn no_cwd(&self, error: &io::Error) -> Failure {
+        failure(ErrorKind::InvalidArgument, format!("working directory {:?}: {error}", self.cwd))
+    }
+
     fn status(&self) -> BorrowedFd<'_> {
         self.status.as_fd()
     }
 
     /// Step 1: before the wait for the start.
     fn prepare(&self) -> Result<(), Failure> {
+        if let Some(path) = self.read_only {
+            mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
+        }
         if let Some(label) = &self.label {
             apply_label(label).map_err(because("setting the security label"))?;
         }
@@ -196,34 +253,20 @@ impl Executor for Confined {
         if let Some(result) = self.init {
             fork::close(result);
         }
-        self.enter_cwd().map_err(|error| {
-            ExecutorValidationError::ArgValidationError(format!("working directory {:?}: {error}", self.cwd))
-        })
+        self.enter_cwd().map_err(|error| ExecutorValidationError::ArgValidationError(self.no_cwd(&error).message))
     }
 
     /// libcontainer's view of the environment is unordered and not the program's; ours gets a HOME.
     /// This is the last call before the wait.
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        let mut env = self.env.borrow_mut();
-        if !env.iter().any(|entry| entry.to_bytes().strip_prefix(b"HOME=").is_some_and(|home| !home.is_empty())) {
-            env.retain(|entry| entry.to_bytes() != b"HOME=");
-            let home = CString::new(format!("HOME={}", passwd::home(self.uid)));
-            env.push(home.map_err(|_| ExecutorSetEnvsError::Other("HOME".to_owned()))?);
-        }
-        self.prepare().map_err(|failure| ExecutorSetEnvsError::Other(failure.message))
+        let done = self.complete_env().and_then(|()| self.prepare());
+        done.map_err(|failure| ExecutorSetEnvsError::Other(failure.message))
     }
 
     /// Never returns: libcontainer would only make its own end of it.
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
         let _ = rustix::io::write(self.status(), &[ALIVE]);
-        let (failure, code) = match self.confine() {
-            Ok(()) => self.execute(),
-            Err(failure) => (failure, NOT_EXECUTABLE),
-        };
-        if let Ok(text) = serde_json::to_vec(&failure) {
-            let _ = rustix::io::write(self.status(), &text);
-        }
-        fork::exit_now(code)
+        self.finish()
     }
 }
 

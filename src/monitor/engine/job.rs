@@ -1,7 +1,7 @@
 //! Helpers: one forked process per operation, its result by a pipe.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -51,7 +51,7 @@ impl Job {
     /// with this wait status. `bytes` is all that was read.
     pub fn conclude(self, bytes: &[u8], status: Option<i32>) -> Result<Outcome, Failure> {
         match self.kind {
-            Kind::Helper => serde_json::from_slice::<Result<Outcome, Failure>>(bytes).unwrap_or_else(|_| {
+            Kind::Helper => last(bytes).unwrap_or_else(|| {
                 let how = match status {
                     Some(status) if libc::WIFSIGNALED(status) => {
                         format!("was killed by signal {}", libc::WTERMSIG(status))
@@ -65,10 +65,23 @@ impl Job {
         }
     }
 
+    /// The process that a helper has told of by now, also if it was given up.
+    pub fn process(bytes: &[u8]) -> Option<i32> {
+        match last(bytes)? {
+            Ok(Outcome::Process(pid)) => Some(pid),
+            _ => None,
+        }
+    }
+
     /// A job that is decided by what the Executor writes.
     pub(super) fn exec_status(result: OwnedFd) -> Self {
         Self { helper: None, result, kind: Kind::ExecStatus }
     }
+}
+
+/// The last whole result in a helper's bytes: it may have told a first one early.
+fn last(bytes: &[u8]) -> Option<Result<Outcome, Failure>> {
+    serde_json::Deserializer::from_slice(bytes).into_iter().map_while(Result::ok).last()
 }
 
 /// What the Executor's bytes say, see [`ALIVE`].
@@ -94,7 +107,7 @@ pub(super) fn spawn(keep: &[RawFd], work: impl FnOnce(RawFd) -> Result<Outcome, 
             Ok(()) => work(write.as_raw_fd()),
             Err(error) => Err(failure(ErrorKind::Internal, format!("closing descriptors: {error}"))),
         };
-        i32::from(send(&write, result).is_err())
+        i32::from(send(write.as_fd(), result).is_err())
     };
     #[cfg(not(test))]
     let forked = fork::fork_child(body);
@@ -104,6 +117,11 @@ pub(super) fn spawn(keep: &[RawFd], work: impl FnOnce(RawFd) -> Result<Outcome, 
     Ok(Job { helper: Some(pid), result: read, kind: Kind::Helper })
 }
 
+/// In a helper: tells a result before its end. `pipe` is the number that [`spawn`] gave to its work.
+pub(super) fn report(pipe: RawFd, result: Result<Outcome, Failure>) -> io::Result<()> {
+    send(fork::borrow(pipe)?.as_fd(), result)
+}
+
 /// A pipe whose read end does not block.
 pub(super) fn result_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -111,7 +129,7 @@ pub(super) fn result_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-fn send(pipe: &OwnedFd, mut result: Result<Outcome, Failure>) -> io::Result<()> {
+fn send(pipe: BorrowedFd<'_>, mut result: Result<Outcome, Failure>) -> io::Result<()> {
     if let Err(failure) = &mut result {
         shorten(&mut failure.message);
     }

@@ -6,7 +6,7 @@
 //!    │                 ├─ youki: libcontainer build() ── init (the monitor's child), waits
 //!    │                 └─ oci:   BIN create            ── init (adopted by the monitor), waits
 //! start ───────────── youki: a word on init's socket ── Executor ── execve, or why not by ExecStatus
-//! exec ─── fork ── helper ── the process (the monitor's child)
+//! exec ─── fork ── helper ── the process (the monitor's child): [`join`], or BIN exec
 //! delete ─ fork ── helper: kill, cgroups, state; from any half-done state, any number of times
 //! ```
 //!
@@ -24,11 +24,13 @@ mod devices;
 mod executor;
 mod hygiene;
 mod job;
+mod join;
 mod oci;
 mod passwd;
 mod resources;
 mod rootfs;
 mod spec;
+mod stdio;
 #[cfg(test)]
 mod tests;
 mod youki;
@@ -91,7 +93,7 @@ pub fn start(spec: &CreateSpec, status: Option<ExecStatus>) -> Result<Job, Failu
 /// host, once its program runs.
 pub fn exec(create: &CreateSpec, init: wire::Process, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
     match &create.engine {
-        Engine::Youki { root, .. } => youki::exec(create, root, init, exec, streams),
+        Engine::Youki { .. } => join::exec(create, init, exec, streams),
         Engine::Oci { .. } => oci::exec(create, exec, streams),
     }
 }

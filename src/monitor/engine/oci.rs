@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -11,7 +10,7 @@ use serde_json::Value;
 
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
-use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs};
+use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs, stdio};
 use crate::sys::fork;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
@@ -23,7 +22,7 @@ const MAX_FILE: u64 = 64 << 10;
 
 /// See [`super::create`].
 pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure> {
-    job::spawn(&stream_fds(&streams), |_| {
+    job::spawn(&stdio::descriptors(&streams), |_| {
         let call = Call::new(spec)?;
         let own = Own::read()?;
         let mut config = spec::load(&spec.bundle)?;
@@ -34,6 +33,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
             spec::save(&bundle.join("config.json"), &config)?;
         }
         hygiene::shed(own.oom_score_adj)?;
+        super::youki::give(&config, &streams)?;
         rootfs::prepare(spec)?;
         let pid_file = call.folder.join("init.pid");
         let mut command = call.command("create");
@@ -55,7 +55,7 @@ pub(super) fn start(spec: &CreateSpec) -> Result<Job, Failure> {
 
 /// See [`super::exec`].
 pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
-    job::spawn(&stream_fds(&streams), |_| {
+    job::spawn(&stdio::descriptors(&streams), |_| {
         let call = Call::new(create)?;
         let own = Own::read()?;
         let mut process = exec.process.clone();
@@ -190,13 +190,6 @@ fn quiet(mut command: Command) -> Command {
 
 fn quiet_streams(command: &mut Command) {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-}
-
-fn stream_fds(streams: &Streams) -> Vec<RawFd> {
-    match streams {
-        Streams::Pipes { stdin, stdout, stderr } => vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()],
-        Streams::Terminal { .. } => Vec::new(),
-    }
 }
 
 fn read_pid(path: &Path) -> Result<i32, Failure> {

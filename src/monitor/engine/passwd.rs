@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 /// Most bytes of /etc/passwd that are looked at.
 const MAX_PASSWD: u64 = 1 << 20;
@@ -10,8 +11,14 @@ const MAX_PASSWD: u64 = 1 << 20;
 /// The home folder of `uid` according to this process's /etc/passwd; `/` where it has none.
 pub(super) fn home(uid: u32) -> String {
     let mut text = Vec::new();
-    // A fifo would never end, and reading a device may have effects.
-    let file = File::open("/etc/passwd").ok().filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()));
+    // Opening a fifo would wait, and reading a device may have effects.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open("/etc/passwd")
+        .ok()
+        .filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()));
     if let Some(file) = file
         && file.take(MAX_PASSWD).read_to_end(&mut text).is_ok()
         && let Some(home) = find(&String::from_utf8_lossy(&text), uid)

@@ -2,6 +2,7 @@
 //! when the helper and init are gone, so is all of it. Nothing of it is ever visible to the host.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -12,6 +13,9 @@ use crate::sys::fork;
 use crate::sys::mounts::{self, Propagation};
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Failure, Rootfs, StagedMount, StagedPropagation};
+
+/// As many links in a row as the kernel follows.
+const MAX_LINKS: usize = 40;
 
 /// Enters a mount namespace and mounts there all that `spec` names.
 pub(super) fn prepare(spec: &CreateSpec) -> Result<(), Failure> {
@@ -24,6 +28,27 @@ pub(super) fn prepare(spec: &CreateSpec) -> Result<(), Failure> {
     mount_rootfs(&spec.rootfs)?;
     for (mount, tree) in staged {
         stage(mount, tree)?;
+    }
+    make_folders(spec)
+}
+
+/// While the root file system is still empty of mounts, and can be written.
+fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
+    if spec.folders.is_empty() || spec.rootfs.upper.is_none() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mountpoint = &spec.rootfs.mountpoint;
+    let root = attempt(rustix::fs::open(mountpoint, flags, Mode::empty()), || format!("opening {mountpoint:?}"))?;
+    for path in &spec.folders {
+        make_folder(&root, path).map_err(|error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::NotADirectory => ErrorKind::InvalidArgument,
+                std::io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
+                _ => ErrorKind::Internal,
+            };
+            failure(kind, format!("making the folder {path:?} in the container: {error}"))
+        })?;
     }
     Ok(())
 }
@@ -86,8 +111,13 @@ fn map_text(map: &[(u32, u32, u32)]) -> String {
 }
 
 /// Makes the folder `path` under `root`, which is taken for `/` in links and in `..`, where it does
-/// not exist. Links into other processes' descriptors (/proc/N/fd) are refused: those left the root.
+/// not exist; links that lead where nothing is yet are followed, too. Links into other processes'
+/// descriptors (/proc/N/fd) are refused: those left the root.
 pub(super) fn make_folder(root: &OwnedFd, path: &Path) -> std::io::Result<OwnedFd> {
+    make_by_links(root, path, MAX_LINKS)
+}
+
+fn make_by_links(root: &OwnedFd, path: &Path, links: usize) -> std::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| {
         let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
@@ -103,7 +133,16 @@ pub(super) fn make_folder(root: &OwnedFd, path: &Path) -> std::io::Result<OwnedF
         so_far.push(part);
         parent = match open(&so_far) {
             Err(rustix::io::Errno::NOENT) => {
-                rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755))?;
+                match rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755)) {
+                    Err(rustix::io::Errno::EXIST) if links > 0 => {
+                        let link = rustix::fs::readlinkat(&parent, part.as_os_str(), Vec::new())?;
+                        let folder = so_far.parent().unwrap_or(Path::new("/"));
+                        let target = folder.join(std::ffi::OsStr::from_bytes(link.as_bytes()));
+                        parent = make_by_links(root, &target, links - 1)?;
+                        continue;
+                    }
+                    made => made?,
+                }
                 // Root's, although the caller may be the container's user by now.
                 let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
                 rustix::fs::chownat(&parent, part.as_os_str(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -128,7 +167,11 @@ mod tests {
         for path in ["/a/b/c", "/link/d", "/../../e", "/a/../f/g", "/"] {
             make_folder(&root, Path::new(path)).unwrap();
         }
-        for made in ["a/b/c", "target/d", "e", "f/g"] {
+        std::os::unix::fs::symlink("../../../new/one", folder.path().join("dangling")).unwrap();
+        std::os::unix::fs::symlink("loop", folder.path().join("loop")).unwrap();
+        make_folder(&root, Path::new("/dangling/x")).unwrap();
+        assert!(make_folder(&root, Path::new("/loop/x")).is_err());
+        for made in ["a/b/c", "target/d", "e", "f/g", "new/one/x"] {
             assert!(folder.path().join(made).is_dir(), "{made}");
         }
         let own = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();

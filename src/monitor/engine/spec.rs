@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{attempt, failure};
+use super::{attempt, failure, stdio};
 use crate::sys::caps;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Failure, StagedPropagation};
@@ -128,6 +128,31 @@ pub(super) fn for_libcontainer(config: &mut Value, spec: &CreateSpec, own: Own) 
     Ok(program)
 }
 
+/// Where cgroups are mounted in the container, if they are to be read-only there.
+pub(super) fn read_only_cgroups(config: &Value) -> Option<&'static Path> {
+    const PLACE: &str = "/sys/fs/cgroup";
+    let mounts = config.get("mounts").and_then(Value::as_array)?;
+    let read_only = mounts.iter().any(|mount| {
+        mount["destination"] == PLACE
+            && mount["type"] == "cgroup"
+            && mount["options"].as_array().is_some_and(|options| options.iter().any(|option| option == "ro"))
+    });
+    read_only.then_some(Path::new(PLACE))
+}
+
+/// The user of the container's process, as the host numbers it.
+pub(super) fn owner(config: &Value) -> Result<u32, Failure> {
+    let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    let uid = config.pointer("/process/user").and_then(|user| number(user, "uid")).unwrap_or(0);
+    let maps = config.pointer("/linux/uidMappings").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if maps.is_empty() {
+        return Ok(uid);
+    }
+    let maps =
+        maps.iter().filter_map(|map| Some((number(map, "containerID")?, number(map, "hostID")?, number(map, "size")?)));
+    stdio::on_host(uid, maps).ok_or_else(|| invalid("process.user.uid"))
+}
+
 /// Takes from a `process` what this machine's limits do not let a runtime binary do, where it would
 /// fail rather than do without. Says whether that was anything.
 pub(super) fn fit(process: &mut Value, own: Own) -> bool {
@@ -148,7 +173,8 @@ pub(super) fn fit(process: &mut Value, own: Own) -> bool {
     changed
 }
 
-fn program(process: &Value) -> Result<Program, Failure> {
+/// The program in an OCI `process`.
+pub(super) fn program(process: &Value) -> Result<Program, Failure> {
     let texts = |key| -> Result<Vec<String>, Failure> {
         match process.get(key) {
             None | Some(Value::Null) => Ok(Vec::new()),
@@ -203,6 +229,19 @@ mod tests {
                 "capabilities": {"bounding": all, "effective": all, "permitted": all, "inheritable": [], "ambient": []},
             })
         );
+    }
+
+    #[test]
+    fn cgroups_are_read_only_as_the_spec_says() {
+        let config = |options: &[&str]| {
+            json!({"mounts": [
+                {"destination": "/x", "type": "bind", "options": ["ro"]},
+                {"destination": "/sys/fs/cgroup", "type": "cgroup", "options": options},
+            ]})
+        };
+        assert!(read_only_cgroups(&config(&["nosuid", "ro"])).is_some());
+        assert!(read_only_cgroups(&config(&["nosuid", "rw"])).is_none());
+        assert!(read_only_cgroups(&json!({})).is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -19,9 +19,9 @@ use super::executor::Confined;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::{ExecStatus, Job, Streams, attempt, failure};
-use super::{capture::Capture, cgroup, devices, hygiene, resources, rootfs};
+use super::{capture::Capture, cgroup, devices, hygiene, resources, rootfs, stdio};
 use crate::types::{ErrorKind, chain};
-use crate::wire::{self, CreateSpec, Engine, ExecSpec, Failure};
+use crate::wire::{CreateSpec, Engine, Failure};
 
 /// Folder in the bundle that is libcontainer's bundle: the spec as it can take it.
 const BUNDLE: &str = "youki";
@@ -33,7 +33,7 @@ const SOCKET: &str = "notify.sock";
 /// See [`super::create`].
 pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecStatus), Failure> {
     let (status, write) = attempt(job::result_pipe(), || "a pipe for the start".to_owned())?;
-    let mut keep = stream_fds(&streams);
+    let mut keep = stdio::descriptors(&streams);
     keep.push(write.as_raw_fd());
     let job = job::spawn(&keep, |result| {
         let own = Own::read()?;
@@ -48,13 +48,11 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         };
         spec::save(&bundle.join("config.json"), &config)?;
         hygiene::shed(program.oom_score_adj)?;
+        give(&config, &streams)?;
         rootfs::prepare(spec)?;
-        if config.pointer("/root/readonly") == Some(&Value::Bool(true)) && spec.rootfs.upper.is_some() {
-            // Later it could not be made any more. If it cannot now, the Executor says why.
-            let root = rustix::fs::open(&spec.rootfs.mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-            let _ = root.map_err(io::Error::from).and_then(|root| rootfs::make_folder(&root, &program.cwd));
-        }
-        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?.for_init(result);
+        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
+            .for_init(result)
+            .with_read_only(spec::read_only_cgroups(&config));
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
             let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(root)?.with_executor(executor);
@@ -98,63 +96,6 @@ pub(super) fn start(spec: &CreateSpec, root: &Path, status: ExecStatus) -> Resul
     })
 }
 
-/// See [`super::exec`].
-pub(super) fn exec(
-    create: &CreateSpec,
-    root: &Path,
-    init: wire::Process,
-    exec: &ExecSpec,
-    streams: Streams,
-) -> Result<Job, Failure> {
-    let mut process = exec.process.clone();
-    let own = Own::read()?;
-    let program = spec::split(&mut process, own)?;
-    let folder = root.join(create.container.as_str());
-    job::spawn(&stream_fds(&streams), move |_| {
-        let (read, write) = attempt(job::result_pipe(), || "a pipe for the start".to_owned())?;
-        hygiene::shed(init_oom_score_adj(init.pid).unwrap_or(program.oom_score_adj))?;
-        let executor = Confined::new(program, &exec.confinement, own.bounding, write)?;
-        let room = attempt(Room::new(&folder, create.container.as_str()), || format!("preparing exec in {folder:?}"))?;
-        let file = room.path.join("process.json");
-        spec::save(&file, &process)?;
-        let built = captured(|| {
-            let id = create.container.as_str().to_owned();
-            let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(&room.path)?;
-            let tenant = with_streams(builder.with_executor(executor), streams).as_tenant();
-            tenant.with_process(Some(&file)).with_detach(true).as_sibling(true).build()
-        });
-        drop(room);
-        let pid = built?;
-        // By now it has executed its program or ended: what it has to say is in the pipe.
-        let mut bytes = vec![0; 8192];
-        let length = rustix::io::read(&read, &mut bytes).unwrap_or(0);
-        job::exec_status(&bytes[..length])?;
-        Ok(Outcome::Process(pid.as_raw()))
-    })
-}
-
-/// libcontainer leaves sockets behind for each exec; so each has a state folder of its own that
-/// goes with it.
-struct Room {
-    path: PathBuf,
-}
-
-impl Room {
-    fn new(container: &Path, id: &str) -> io::Result<Self> {
-        let room = Self { path: container.join(format!("exec-{}", std::process::id())) };
-        fs::create_dir_all(room.path.join(id))?;
-        std::os::unix::fs::symlink(container.join(STATE), room.path.join(id).join(STATE))?;
-        Ok(room)
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // What stays goes with the container.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
 /// See [`super::delete`].
 pub(super) fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
     job::spawn(&[], |_| {
@@ -190,13 +131,6 @@ fn settings(engine: &Engine) -> Result<(&PathBuf, bool), Failure> {
     match engine {
         Engine::Youki { root, systemd_cgroup } => Ok((root, *systemd_cgroup)),
         Engine::Oci { binary, .. } => Err(failure(ErrorKind::Internal, format!("{binary:?} is not built in"))),
-    }
-}
-
-fn stream_fds(streams: &Streams) -> Vec<RawFd> {
-    match streams {
-        Streams::Pipes { stdin, stdout, stderr } => vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()],
-        Streams::Terminal { .. } => Vec::new(),
     }
 }
 
@@ -238,6 +172,12 @@ fn conclude_exec(status: &OwnedFd) -> Result<(), Failure> {
     job::exec_status(&attempt(read, || "waiting for the program to run".to_owned())?)
 }
 
+/// Gives the pipes to the container's user.
+pub(super) fn give(config: &Value, streams: &Streams) -> Result<(), Failure> {
+    let uid = spec::owner(config)?;
+    attempt(stdio::give(streams, uid), || "giving the streams to the container's user".to_owned())
+}
+
 /// Tells init to go on. By a descriptor of the folder, as a socket's path has room for 107 bytes.
 fn notify(folder: &Path) -> io::Result<()> {
     let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -247,9 +187,4 @@ fn notify(folder: &Path) -> io::Result<()> {
 
 fn read_json(path: &Path) -> io::Result<Value> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
-}
-
-/// An exec process is as likely a victim of the OOM killer as its container is.
-fn init_oom_score_adj(pid: i32) -> Option<i64> {
-    fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
 }

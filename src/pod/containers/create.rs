@@ -10,12 +10,14 @@ use crate::container::spec::{self, Inputs, PodPlaces, Program};
 use crate::container::{capabilities, devices, layer_file, user};
 use crate::image::Image;
 use crate::launch::handlers::{Handler, Kind};
-use crate::launch::monitor::Monitor;
+use crate::launch::monitor::{LaunchError, Monitor};
 use crate::launch::seccomp;
 use crate::pod::PodError;
 use crate::pod::context::{Context, blocking};
 use crate::pod::files::{PodPaths, private_folder};
+use crate::pod::lsm;
 use crate::pod::record::PodRecord;
+use crate::pod::teardown::empty;
 use crate::types::container::{ContainerConfig, Mount};
 use crate::types::pod::{NamespaceMode, Profile};
 use crate::types::{ErrorKind, Signal};
@@ -56,20 +58,21 @@ pub(crate) async fn run(request: Request) -> Result<Created, PodError> {
     Ok(Created { record, process: Arc::new(process) })
 }
 
-/// Takes back what a failed [`run`] left.
+/// Kills a container, made or half made, and removes all of it; its record goes with the last files.
 pub(crate) async fn undo(
     context: &Context,
     record: &ContainerRecord,
     monitor: Option<&Monitor>,
 ) -> Result<(), PodError> {
-    if let Some(monitor) = monitor {
-        monitor.delete(&record.id).await.map_err(|error| PodError::of("delete", &error))?;
+    let deleted = match monitor {
+        Some(monitor) => monitor.delete(&record.id).await,
+        None => Err(LaunchError::Gone(record.pod.clone())),
+    };
+    match deleted {
+        Ok(()) => {}
+        Err(LaunchError::Gone(_)) => empty(record.cgroups.clone()).await?,
+        Err(error) => return Err(PodError::of("delete", &error)),
     }
-    forget(context, record).await
-}
-
-/// Removes a container's files; its record goes with the last of them.
-pub(crate) async fn forget(context: &Context, record: &ContainerRecord) -> Result<(), PodError> {
     let paths = context.paths(&record.pod);
     context.discard(paths.container_state(&record.id)).await?;
     context.discard(paths.container_data(&record.id)).await
@@ -77,6 +80,7 @@ pub(crate) async fn forget(context: &Context, record: &ContainerRecord) -> Resul
 
 fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, ContainerRecord), PodError> {
     let Request { context, pod, image, mut record, target_pid, .. } = request;
+    lsm::check(&record.config.security.apparmor, record.config.security.selinux.as_ref())?;
     let paths = context.paths(&pod.id);
     let (data, bundle) = (paths.container_data(&record.id), record.bundle.clone());
     let lower = context.snapshots.lower_dirs(&image.layers);
@@ -137,30 +141,53 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     let text =
         serde_json::to_vec(&made.spec).map_err(|error| PodError::failed(ErrorKind::Internal, error.to_string()))?;
     fs::write(bundle.join("config.json"), text).map_err(io)?;
-    if !record.log_path.is_empty()
-        && let Some(folder) = Path::new(&record.log_path).parent()
-    {
+    let log_root = Some(PathBuf::from(&pod.config.log_directory)).filter(|_| !record.log_path.is_empty());
+    if let Some(folder) = &log_root {
         fs::create_dir_all(folder).map_err(|error| PodError::io("log folder", &error))?;
     }
     record.confinement = confinement.clone();
+    let mut folders = folders(&image.config.volumes, made.spec["process"]["cwd"].as_str());
+    folders.extend(targets(&config.mounts).map_err(io)?);
     let spec = CreateSpec {
         container: record.id.clone(),
         engine: engine(&context, handler, &paths)?,
         bundle,
         rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs },
         mounts: made.staged,
+        folders,
         confinement,
         stdio: StdioSpec {
             tty: record.config.tty,
             stdin: record.config.stdin,
             stdin_once: record.config.stdin_once,
             log_path: Some(PathBuf::from(&record.log_path)).filter(|path| !path.as_os_str().is_empty()),
+            log_root,
         },
         cgroups: record.cgroups.clone(),
         timeout_ms: super::millis(context.limits.create_timeout),
     };
     let mut spec_value = made.spec;
     Ok((spec, spec_value["process"].take(), record))
+}
+
+/// What an image may count on to exist: its volumes (with nothing mounted they are plain folders) and
+/// the working directory.
+fn folders(volumes: &[String], cwd: Option<&str>) -> Vec<PathBuf> {
+    let all = volumes.iter().map(String::as_str).chain(cwd).map(|path| Path::new("/").join(path));
+    all.filter(|path| path.parent().is_some()).collect()
+}
+
+/// What the requested mounts are mounted on, or in: links in the image may lead where nothing is yet.
+/// What lies under a mount of the runtime's own is made there by whoever mounts.
+fn targets(mounts: &[Mount]) -> std::io::Result<Vec<PathBuf>> {
+    let mut made = Vec::new();
+    for mount in mounts.iter().filter(|mount| mount.image.is_none()) {
+        let path = Path::new(&mount.container_path);
+        let target = if fs::metadata(&mount.host_path)?.is_dir() { Some(path) } else { path.parent() };
+        let covered = ["/proc", "/sys", "/dev"].iter().any(|own| path.starts_with(own));
+        made.extend(target.filter(|target| !covered && target.parent().is_some()).map(Path::to_owned));
+    }
+    Ok(made)
 }
 
 fn find_user(config: &ContainerConfig, image: &Image, lower: &[PathBuf]) -> Result<user::Resolved, PodError> {

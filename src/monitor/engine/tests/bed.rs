@@ -147,6 +147,7 @@ impl Bed {
                 mountpoint: bundle.join("rootfs"),
             },
             mounts: Vec::new(),
+            folders: Vec::new(),
             confinement: Confinement {
                 capabilities: Capabilities { bounding: mask, permitted: mask, effective: mask, ..Default::default() },
                 ..Default::default()

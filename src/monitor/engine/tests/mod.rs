@@ -148,6 +148,9 @@ fn a_missing_working_directory_is_made() {
                 made.config["process"]["cwd"] = json!("/new/folder");
                 made.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
                 made.config["root"]["readonly"] = json!(readonly);
+                if readonly {
+                    made.spec.folders = vec!["/new/folder".into()];
+                }
             });
             assert_eq!(bed.run(&spec), (0, "/new/folder\n0:755\n".to_owned()));
         }
