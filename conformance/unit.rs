@@ -96,6 +96,8 @@ async fn pods_outlive_every_end_of_the_service() {
             }
         }
         assert_ne!(service.property("MainPID"), main);
+        // The client may have to notice that its connection is gone.
+        eventually(secs(5), "an answer", async || node.version().await.map_err(|status| status.to_string())).await;
         assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning, "after {end}");
         assert_eq!(start_time(&init().await), start_time(&before), "another init after {end}");
         let state = node.pod_status(&pod.id).await.unwrap().status.unwrap().state();

@@ -75,6 +75,11 @@ impl Writer {
         self.0[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
     }
 
+    /// `b`
+    pub(super) fn flag(&mut self, flag: bool) {
+        self.u32(usize::from(flag));
+    }
+
     /// `(sv)`s: properties of a unit.
     pub(super) fn properties(&mut self, list: &[(&str, Property<'_>)]) {
         self.structures(list, |out, (name, value)| {
@@ -86,7 +91,17 @@ impl Writer {
                 }
                 Property::Flag(flag) => {
                     out.signature("b");
-                    out.u32(usize::from(*flag));
+                    out.flag(*flag);
+                }
+                Property::Number(number) => {
+                    out.signature("t");
+                    out.align(8);
+                    out.0.extend(number.to_le_bytes());
+                }
+                Property::Bytes(bytes) => {
+                    out.signature("ay");
+                    out.u32(bytes.len());
+                    out.0.extend(*bytes);
                 }
                 Property::Numbers(numbers) => {
                     out.signature("au");
@@ -106,7 +121,11 @@ impl Writer {
 
 /// The value of a unit's property.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Property<'a> {
+pub enum Property<'a> {
+    /// `t`
+    Number(u64),
+    /// `ay`
+    Bytes(&'a [u8]),
     /// `s`
     Text(&'a str),
     /// `b`

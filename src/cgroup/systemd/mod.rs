@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use message::{FIXED, Incoming, Kind, Property, Reader, Writer};
+pub use message::Property;
+use message::{FIXED, Incoming, Kind, Reader, Writer};
 
 /// Where systemd listens for root.
 const SOCKET: &str = "/run/systemd/private";
@@ -41,6 +42,21 @@ impl Scope {
     /// systemd cannot be reached, refuses, or put the process elsewhere than at `folder` below the
     /// cgroup root.
     pub fn enter(&self, folder: &Path) -> io::Result<()> {
+        let aux: Vec<String> = slices(&self.slice).into_iter().filter(|slice| !there(slice)).collect();
+        match self.start(&aux) {
+            // Another pod's scope made the same slice just now.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !aux.is_empty() => self.start(&[])?,
+            other => other?,
+        }
+        let found = fs::read_to_string("/proc/self/cgroup")?;
+        let wanted = format!("0::{}", Path::new("/").join(folder).display());
+        match found.lines().any(|line| line == wanted) {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("systemd made {} at {found:?}, not at {folder:?}", self.unit))),
+        }
+    }
+
+    fn start(&self, new_slices: &[String]) -> io::Result<()> {
         let mut body = Writer::default();
         body.string(&self.unit);
         // A slice may be on its way out just now; it stays then.
@@ -58,17 +74,11 @@ impl Scope {
             ("TasksAccounting", Property::Flag(true)),
             ("CollectMode", Property::Text("inactive-or-failed")),
         ]);
-        body.structures(&slices(&self.slice), |body, slice| {
+        body.structures(new_slices, |body, slice| {
             body.string(slice);
             body.properties(&[("StopWhenUnneeded", Property::Flag(true))]);
         });
-        Connection::open()?.job("StartTransientUnit", "ssa(sv)a(sa(sv))", &body.finish())?;
-        let found = fs::read_to_string("/proc/self/cgroup")?;
-        let wanted = format!("0::{}", Path::new("/").join(folder).display());
-        match found.lines().any(|line| line == wanted) {
-            true => Ok(()),
-            false => Err(io::Error::other(format!("systemd made {} at {found:?}, not at {folder:?}", self.unit))),
-        }
+        Connection::open()?.job("StartTransientUnit", "ssa(sv)a(sa(sv))", &body.finish())
     }
 }
 
@@ -94,9 +104,26 @@ pub fn stop(unit: &str) -> io::Result<()> {
     }
 }
 
+/// Changes properties of a unit until the next boot.
+///
+/// # Errors
+/// systemd cannot be reached or refuses.
+pub fn set(unit: &str, properties: &[(&str, Property<'_>)]) -> io::Result<()> {
+    let mut body = Writer::default();
+    body.string(unit);
+    body.flag(true);
+    body.properties(properties);
+    Connection::open()?.call("SetUnitProperties", "sba(sv)", &body.finish()).map(drop)
+}
+
 /// Whether systemd is in charge of this machine.
 pub fn booted() -> bool {
     Path::new("/run/systemd/system").exists()
+}
+
+/// Whether a slice is active, for then it has its folder.
+fn there(slice: &str) -> bool {
+    super::expand_slice(slice).is_some_and(|path| Path::new(super::MOUNT).join(path).exists())
 }
 
 /// A slice and those above it, but for the root, which is always there.

@@ -58,7 +58,7 @@ impl Rule {
 
 /// Puts the rules of `config` in force for a container on a node with cgroup v2, before it runs.
 pub(super) fn restrict(config: &Value, cgroups: &[PathBuf]) -> Result<(), Failure> {
-    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+    if !enforced_here() {
         return Ok(());
     }
     let Some(rules) = config.pointer("/linux/resources/devices").and_then(Value::as_array) else { return Ok(()) };
@@ -67,6 +67,11 @@ pub(super) fn restrict(config: &Value, cgroups: &[PathBuf]) -> Result<(), Failur
         attach(path, &rules)?;
     }
     Ok(())
+}
+
+/// cgroup v2 alone is on this machine, where such things are ours to do.
+pub(super) fn enforced_here() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 fn attach(cgroup: &Path, rules: &[Rule]) -> Result<(), Failure> {

@@ -27,6 +27,7 @@ mod job;
 mod join;
 mod oci;
 mod passwd;
+mod resources;
 mod rootfs;
 mod spec;
 mod stdio;

@@ -19,7 +19,7 @@ use super::executor::Confined;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::{ExecStatus, Job, Streams, attempt, failure};
-use super::{capture::Capture, cgroup, devices, hygiene, rootfs, stdio};
+use super::{capture::Capture, cgroup, devices, hygiene, resources, rootfs, stdio};
 use crate::types::{ErrorKind, chain};
 use crate::wire::{CreateSpec, Engine, Failure};
 
@@ -41,6 +41,11 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let program = spec::for_libcontainer(&mut config, spec, own)?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
+        let (root, systemd) = settings(&spec.engine)?;
+        let limits = match config.get_mut("linux") {
+            Some(linux) if devices::enforced_here() => resources::take(linux, systemd),
+            _ => Vec::new(),
+        };
         spec::save(&bundle.join("config.json"), &config)?;
         hygiene::shed(program.oom_score_adj)?;
         give(&config, &streams)?;
@@ -48,13 +53,15 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
             .for_init(result)
             .with_read_only(spec::read_only_cgroups(&config));
-        let (root, systemd) = settings(&spec.engine)?;
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
             let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(root)?.with_executor(executor);
             with_streams(builder, streams).as_init(&bundle).with_systemd(systemd).as_sibling(true).build()
         })?;
         devices::restrict(&config, &spec.cgroups)?;
+        for folder in &spec.cgroups {
+            resources::apply(folder, &limits)?;
+        }
         match container.pid() {
             Some(pid) => Ok(Outcome::Process(pid.as_raw())),
             None => Err(failure(ErrorKind::Internal, "libcontainer made a container without a process")),
