@@ -1,9 +1,12 @@
 //! The API as a whole: versions, status, what is not there yet.
 
+use std::fs;
+
+use nix::mount::{MntFlags, MsFlags};
 use podwright::proto::*;
 use tonic::Status;
 
-use crate::harness::Node;
+use crate::harness::{Node, specs};
 
 #[tokio::test]
 async fn version_names_the_runtime() {
@@ -26,11 +29,42 @@ async fn status_tells_conditions_handlers_and_features() {
     }
     // The unnamed handler is the default; clients skip what it does not name.
     let default = answer.runtime_handlers.iter().find(|handler| handler.name.is_empty()).unwrap();
-    assert!(default.features.is_some());
     assert!(answer.runtime_handlers.iter().any(|handler| handler.name == "youki"), "{:?}", answer.runtime_handlers);
-    assert!(answer.features.unwrap().supplemental_groups_policy);
+    let features = answer.features.unwrap();
+    assert!(features.supplemental_groups_policy && features.mount_options && !features.user_namespaces_host_network);
+    let default = default.features.unwrap();
+    assert!(default.recursive_read_only_mounts && !default.user_namespaces);
     let config: serde_json::Value = serde_json::from_str(&answer.info["config"]).unwrap();
     assert_eq!(config["stateDir"], node.dir().join("state").to_str().unwrap());
+    node.finish().await;
+}
+
+/// What Status tells of itself is so.
+#[tokio::test]
+async fn features_are_there_as_told() {
+    let node = Node::ready().await;
+    let data = node.dir().join("data");
+    let inner = data.join("inner");
+    fs::create_dir_all(&inner).unwrap();
+    nix::mount::mount(Some("pwt"), &inner, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let pod = node.up(node.pod("features")).await;
+    let script = "touch /ro/inner/x && echo written; touch /rro/inner/y 2>&1; id -G; grep ' /opts ' /proc/mounts";
+    let mut config = node.sh("c", script);
+    config.mounts = vec![
+        Mount { readonly: true, ..specs::bind(&data, "/ro") },
+        Mount { readonly: true, recursive_read_only: true, ..specs::bind(&data, "/rro") },
+        Mount { mount_options: specs::args(&["noexec", "nodev", "nosuid"]), ..specs::bind(&data, "/opts") },
+    ];
+    let security = specs::security(&mut config);
+    security.supplemental_groups = vec![1234];
+    security.supplemental_groups_policy = SupplementalGroupsPolicy::Strict as i32;
+    let (code, out) = node.outcome(&pod, config).await;
+    assert_eq!(code, 0, "{out}");
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!((lines[0], lines[2]), ("written", "0 1234"), "{out}");
+    assert!(lines[1].contains("/rro/inner/y") && lines[1].contains("Read-only file system"), "{out}");
+    assert!(["noexec", "nodev", "nosuid"].iter().all(|option| lines[3].contains(option)), "{out}");
+    nix::mount::umount2(&inner, MntFlags::empty()).unwrap();
     node.finish().await;
 }
 
@@ -140,5 +174,7 @@ async fn daemon_says_no_to_unknown_services() {
     let request = tonic::Request::new(VersionRequest { version: "v1".into() });
     let status = client.unary(request, path, codec).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unimplemented);
+    // Its connection counts as an open file of the daemon.
+    drop(client);
     node.finish().await;
 }

@@ -19,6 +19,7 @@ async fn image_references_that_do_not_parse() {
         "",
         ":",
         "UPPER/case",
+        "UPPER/case:latest",
         "a//b",
         "a:b:c",
         "x@sha256:short",
@@ -68,9 +69,12 @@ async fn served() -> (Node, FakeRegistry, Made, String) {
 async fn a_layer_with_the_wrong_digest() {
     let (node, registry, image, reference) = served().await;
     let layer = digest(&image.layers[1].blob);
-    let other = Tar::new().file("evil", "x").gzip().blob;
-    registry.fail(&layer, Fault::Body(other));
-    refused(node.try_pull(&reference, None).await, Code::Internal, &["digest"]);
+    let mut flipped = image.layers[1].blob.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for (body, word) in [(flipped, "digest"), (Tar::new().file("evil", &"x".repeat(1000)).gzip().blob, "corrupt")] {
+        registry.fail(&layer, Fault::Body(body));
+        refused(node.try_pull(&reference, None).await, Code::FailedPrecondition, &[word]);
+    }
     assert_eq!(node.images().await, []);
     registry.heal();
     node.try_pull(&reference, None).await.unwrap();
@@ -82,8 +86,7 @@ async fn a_layer_that_is_cut_short() {
     let (node, registry, image, reference) = served().await;
     let layer = digest(&image.layers[0].blob);
     registry.fail(&layer, Fault::CutAfter(50));
-    let status = node.try_pull(&reference, None).await.unwrap_err();
-    assert!([Code::Unavailable, Code::Internal].contains(&status.code()), "{status}");
+    refused(node.try_pull(&reference, None).await, Code::Unavailable, &["50 of"]);
     assert_eq!(node.images().await, []);
     registry.heal();
     registry.fail(&layer, Fault::CutOnce(50));
@@ -101,7 +104,7 @@ async fn a_layer_with_the_wrong_diff_id() {
     let mut layer = Tar::new().file("a", "1").gzip();
     layer.diff_id = digest(b"something else");
     let reference = registry.push("x", "1", &Made::new(vec![layer], json!({})));
-    refused(node.try_pull(&reference, None).await, Code::Internal, &["diff"]);
+    refused(node.try_pull(&reference, None).await, Code::FailedPrecondition, &["diff id"]);
     node.finish().await;
 }
 
@@ -109,11 +112,11 @@ async fn a_layer_with_the_wrong_diff_id() {
 async fn a_manifest_and_a_configuration_with_the_wrong_digest() {
     let (node, registry, image, reference) = served().await;
     registry.fail(&digest(&image.config), Fault::Body(b"{}".to_vec()));
-    refused(node.try_pull(&reference, None).await, Code::Internal, &["digest"]);
+    refused(node.try_pull(&reference, None).await, Code::FailedPrecondition, &["digest"]);
     registry.heal();
     let by_digest = registry.reference(&format!("x@{}", image.digest()));
     registry.fail(&image.digest(), Fault::Body(json!({"schemaVersion": 2}).to_string().into_bytes()));
-    refused(node.try_pull(&by_digest, None).await, Code::Internal, &["digest"]);
+    refused(node.try_pull(&by_digest, None).await, Code::FailedPrecondition, &["digest"]);
     assert_eq!(node.images().await, []);
     node.finish().await;
 }
@@ -157,11 +160,7 @@ async fn manifests_that_are_wrong() {
     ] {
         registry.push_manifest("wrong", name, &manifest);
         let status = node.try_pull(&registry.reference(&format!("wrong:{name}")), None).await.expect_err(name);
-        assert!(
-            [Code::Internal, Code::InvalidArgument, Code::FailedPrecondition, Code::Unimplemented]
-                .contains(&status.code()),
-            "{name}: {status}"
-        );
+        assert_eq!(status.code(), Code::FailedPrecondition, "{name}: {status}");
     }
     assert_eq!(node.images().await, []);
     node.finish().await;
@@ -287,14 +286,11 @@ async fn archives_that_are_no_archives() {
     let node = Node::start().await;
     let registry = FakeRegistry::start(Access::Anonymous).await;
     let tar = Tar::new().file("a", "1").finish();
-    let mut lying = Layer::gzip(&tar);
-    lying.blob = tar.clone();
     let mut half = Layer::gzip(&Tar::new().file("a", &"x".repeat(5000)).finish());
     half.blob.truncate(half.blob.len() / 2);
     for (name, layer) in [
         ("no-tar", Layer::gzip(&b"this is no archive at all".repeat(100))),
         ("cut-tar", Layer::gzip(&tar[..700])),
-        ("not-gzip", lying),
         ("half-gzip", half),
         ("huge-entry", Layer::gzip(&huge())),
     ] {
@@ -302,6 +298,11 @@ async fn archives_that_are_no_archives() {
         node.try_pull(&reference, None).await.expect_err(name);
         assert_eq!(node.images().await, [], "{name}");
     }
+    // What a layer is packed with is seen from its bytes, whatever its media type says.
+    let mut lying = Layer::gzip(&tar);
+    lying.blob = tar.clone();
+    let reference = registry.push("broken", "not-gzip", &Made::new(vec![lying], json!({})));
+    node.try_pull(&reference, None).await.unwrap();
     node.finish().await;
 }
 

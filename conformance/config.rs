@@ -176,11 +176,20 @@ async fn each_call_is_logged_in_a_span_with_its_ids() {
     node.finish().await;
 }
 
-#[test]
-fn check_tells_what_the_machine_lacks_and_the_cure() {
-    let out = podwright(&["check"]);
+#[tokio::test]
+async fn check_tells_what_the_machine_lacks_and_the_cure() {
+    let node = Node::prepare(&Setup::default());
+    // The CNI configuration names a plugin that is nowhere.
+    let list = serde_json::json!({
+        "cniVersion": "1.0.0", "name": "broken", "plugins": [{ "type": "bridge" }, { "type": "no-such-plugin" }],
+    });
+    crate::harness::config::install_cni(node.dir(), &list);
+    let out = podwright(&["check", "--config", node.dir().join("config.toml").to_str().unwrap()]);
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    for word in ["overlay", "cgroup", "bridge"] {
-        assert!(said.to_lowercase().contains(word), "{word} is not in: {said}");
+    for word in ["overlay", "cgroup", "capabilities", "no-such-plugin"] {
+        assert!(said.contains(word), "{word} is not in: {said}");
     }
+    let lacking = said.lines().find(|line| line.contains("no-such-plugin")).unwrap();
+    assert!(lacking.starts_with("FAIL") && lacking.contains("cure"), "{lacking}");
+    assert!(!out.status.success());
 }

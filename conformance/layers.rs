@@ -63,7 +63,7 @@ async fn a_file_that_replaces_a_folder_and_back() {
     let node = Node::start().await;
     let lower = Tar::new().dir("a", 0o755).file("a/x", "1").file("b", "2");
     let upper = Tar::new().file("a", "file").dir("b", 0o755).file("b/y", "3");
-    assert_eq!(script_in(&node, vec![lower.gzip(), upper.gzip()], "cat /a; echo; cat /b/y").await, "file\n3\n");
+    assert_eq!(script_in(&node, vec![lower.gzip(), upper.gzip()], "cat /a; echo; cat /b/y").await, "file\n3");
     node.finish().await;
 }
 

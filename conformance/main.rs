@@ -7,6 +7,7 @@
 mod api;
 mod bad_images;
 mod bad_input;
+mod cgroups;
 mod config;
 mod containers;
 mod driver;
@@ -22,3 +23,4 @@ mod network;
 mod sandbox;
 mod security;
 mod survival;
+mod unit;

@@ -3,7 +3,7 @@
 //! Everything here is pure but [`load`]. A key nobody knows, a value of the wrong type and a value
 //! that makes no sense are errors that name the file, the whole key and the reason.
 
-mod duration;
+pub mod duration;
 mod merge;
 mod schema;
 mod validate;
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 pub use merge::{Source, parse};
 pub use schema::{
-    AppArmor, Cgroup, CgroupDriver, Config, Container, Image, Log, LogFormat, Network, Paths, Runtime, Seccomp,
-    Selinux, Server, Switch, UnsetProfile,
+    Cgroup, CgroupDriver, Config, Container, Image, Log, LogFormat, Network, Paths, Runtime, Seccomp, Server,
+    UnsetProfile,
 };
 
 use crate::types::{ErrorKind, HasKind};

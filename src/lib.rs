@@ -2,7 +2,7 @@
 //!
 //! This library is what the two binaries `podwright` (daemon and tools) and `podwright-monitor` (one
 //! small process per pod) are made of. ARCHITECTURE.md tells how the rooms below fit together; a
-//! module imports only from those named before it.
+//! module imports from below only: `tidy.rs` holds the order, and checks it.
 
 pub mod app;
 pub mod cgroup;
@@ -21,5 +21,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod store;
 pub mod sys;
+#[cfg(test)]
+mod tidy;
 pub mod types;
 pub mod wire;

@@ -74,6 +74,7 @@ fn spec() -> PauseSpec {
         hostname: Some("a-pod".into()),
         sysctls: vec![("kernel.shm_rmid_forced".into(), "1".into())],
         cgroups: Vec::new(),
+        scope: None,
         user: (65535, 65535),
         groups: vec![7, 8],
         bpf: None,

@@ -4,6 +4,7 @@
 #
 # usage: test-node.sh [NEXTEST-ARGUMENT...]     for instance: test-node.sh -E 'test(/^sandbox::/)'
 # PODWRIGHT_NODE_TIMEOUT: seconds until the node is stopped (7200)
+# PODWRIGHT_TEST_CGROUP_DRIVER: systemd (what is taken there by itself) or cgroupfs
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
@@ -17,17 +18,27 @@ cargo nextest list --locked --test conformance --list-type binaries-only --messa
 cargo metadata --locked --format-version 1 --all-features >"$data/node/metadata.json"
 install -m 755 "$(command -v cargo-nextest || echo "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-nextest")" "$data/node/cargo-nextest"
 
+# Copies without debug information, laid out as in the target folder: the node takes them to its own disk, from where
+# programs start ten times faster than from a share.
+rm -rf "$data/node/target"
+tests=$(sed 's/.*"binary-path":"\([^"]*\)".*/\1/' "$data/node/binaries.json")
+for file in "$tests" "$target/debug/podwright" "$target/debug/podwright-monitor"; do
+  copy=$data/node/target/${file#"$target"/}
+  mkdir -p "${copy%/*}"
+  strip -g -o "$copy" "$file"
+done
+
 cat >"$data/node/run" <<X
 #!/bin/bash
 set -euo pipefail
 export PATH=\$PATH:/usr/sbin:/usr/lib/cni PODWRIGHT_TEST_SLOW=6 PODWRIGHT_TEST_DATA=$(printf %q "$data")
-# The node's own disk is fast; a share is not.
+cp -r $(printf %q "$data/node/target") /opt/target
 cd $(printf %q "$repo")
 exec $(printf %q "$data/node/cargo-nextest") nextest run --profile node --no-fail-fast \
   --binaries-metadata $(printf %q "$data/node/binaries.json") --cargo-metadata $(printf %q "$data/node/metadata.json") \
-  --workspace-remap $(printf %q "$repo") "\$@"
+  --workspace-remap $(printf %q "$repo") --target-dir-remap /opt/target "\$@"
 X
 chmod +x "$data/node/run"
 shares=(--share "$repo:$repo:ro")
 case $target in "$repo"/*) ;; *) shares+=(--share "$target:$target:ro") ;; esac
-exec "$here/node-vm" run "${shares[@]}" --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@"
+exec "$here/node-vm" run "${shares[@]}" --env PODWRIGHT_TEST_CGROUP_DRIVER --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@"

@@ -4,22 +4,27 @@
 //! pause and one per container, and those are ours. A parent that did not exist is made, and taken
 //! away again once it is empty.
 
+mod parents;
 mod path;
+pub mod systemd;
 mod tree;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+pub use parents::Parents;
 pub use path::{Driver, Parent, expand_slice};
-pub use tree::{kill_all, make, populated, remove, remove_empty_parents};
+pub use tree::{find, kill_all, make, populated, remove, scope_of};
 
 use crate::types::{ErrorKind, HasKind};
 
 /// Where the cgroup file systems are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// v1 controllers that a leaf of ours is made in; a machine may lack some.
+/// v1 controllers that pause's leaf is made in; a machine may lack some. Containers have theirs in all
+/// hierarchies, because libcontainer makes them there.
 const V1: [&str; 9] = ["memory", "pids", "cpu,cpuacct", "cpu", "cpuacct", "freezer", "blkio", "devices", "systemd"];
 
 /// What can go wrong with cgroups.
@@ -47,13 +52,26 @@ pub enum CgroupError {
     /// Not what a node looks like.
     #[error("no cgroup file system at {MOUNT}")]
     None,
+    /// systemd would not.
+    #[error("stop {unit}")]
+    Unit {
+        /// The scope.
+        unit: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The systemd driver is configured on a machine that cannot have it.
+    #[error("cgroup.driver = \"systemd\" wants cgroup v2 and systemd as the init: configure \"cgroupfs\" or \"auto\"")]
+    NoSystemd,
 }
 
 impl HasKind for CgroupError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Parent { .. } => ErrorKind::InvalidArgument,
-            Self::Io { .. } | Self::None => ErrorKind::Internal,
+            Self::NoSystemd => ErrorKind::FailedPrecondition,
+            Self::Io { .. } | Self::Unit { .. } | Self::None => ErrorKind::Internal,
         }
     }
 }
@@ -63,8 +81,11 @@ impl HasKind for CgroupError {
 pub struct Cgroups {
     /// Who makes container cgroups.
     pub driver: Driver,
-    /// The hierarchies that leaves are made in: one on v2, one per controller on v1.
+    /// The hierarchies that pause's leaf is made in: one on v2, one per controller on v1.
     roots: Vec<PathBuf>,
+    /// All hierarchies with controllers, `roots` first.
+    all: Vec<PathBuf>,
+    parents: Arc<Parents>,
     /// The unified hierarchy alone.
     v2: bool,
 }
@@ -91,9 +112,38 @@ impl Cgroups {
         if roots.is_empty() {
             return Err(CgroupError::None);
         }
-        let booted_systemd = Path::new("/run/systemd/system").exists();
-        let driver = driver.unwrap_or(if v2 && booted_systemd { Driver::Systemd } else { Driver::Cgroupfs });
-        Ok(Self { driver, roots, v2 })
+        let capable = v2 && systemd::booted();
+        let driver = driver.unwrap_or(if capable { Driver::Systemd } else { Driver::Cgroupfs });
+        if driver == Driver::Systemd && !capable {
+            return Err(CgroupError::NoSystemd);
+        }
+        let mut all = roots.clone();
+        if !v2 {
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            for root in hierarchies(&table) {
+                match fs::canonicalize(root) {
+                    Ok(real) if real.starts_with(mount) && !all.contains(&real) => all.push(real),
+                    _ => {}
+                }
+            }
+        }
+        Ok(Self { driver, roots, all, parents: Arc::default(), v2 })
+    }
+
+    /// The parents that were made for pods.
+    pub fn parents(&self) -> &Parents {
+        &self.parents
+    }
+
+    /// Notes which folders of `parent` do not exist, and so will have been made for `pod`; deepest
+    /// first, for its record, and one day for [`Parents::release`]. Blocks.
+    pub fn claim(&self, pod: &str, parent: &Parent) -> Vec<PathBuf> {
+        self.parents.claim(pod, &self.all, &parent.relative())
+    }
+
+    /// The cgroups, anywhere, that bear one of these ids. Walks all hierarchies: for emergencies. Blocks.
+    pub fn find(&self, ids: &[String]) -> Vec<PathBuf> {
+        find(&self.all, &|name| ids.iter().any(|id| name == id || path::is_scope_of(name, id)))
     }
 
     /// True for the unified hierarchy alone.
@@ -106,9 +156,14 @@ impl Cgroups {
         Parent::parse(self.driver, asked)
     }
 
-    /// The absolute folders of a cgroup given by its path below the root (`kubepods/pod1/ID`).
+    /// The absolute folders of pause's cgroup, given by its path below the root (`kubepods/pod1/ID`).
     pub fn folders(&self, relative: &Path) -> Vec<PathBuf> {
         self.roots.iter().map(|root| root.join(relative)).collect()
+    }
+
+    /// The same of a container's.
+    pub fn container_folders(&self, relative: &Path) -> Vec<PathBuf> {
+        self.all.iter().map(|root| root.join(relative)).collect()
     }
 
     /// As [`Cgroups::folders`] for reading one controller's files: `memory`, `cpu`, `pids`, ….
@@ -119,6 +174,25 @@ impl Cgroups {
         let serves = |root: &&PathBuf| {
             root.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.split(',').any(|part| part == name))
         };
-        self.roots.iter().find(serves).map(|root| root.join(relative))
+        self.all.iter().find(serves).map(|root| root.join(relative))
+    }
+}
+
+/// Mount points of the v1 hierarchies in a mountinfo table.
+fn hierarchies(table: &str) -> impl Iterator<Item = &str> {
+    let v1 = |line: &&str| line.split_once(" - ").is_some_and(|(_, tail)| tail.starts_with("cgroup "));
+    table.lines().filter(v1).filter_map(|line| line.split(' ').nth(4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_v1_hierarchies_are_taken() {
+        let table = "30 29 0:26 / /sys/fs/cgroup/cpuset rw,nosuid shared:9 - cgroup cgroup rw,cpuset\n\
+                     31 29 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup rw\n\
+                     32 1 8:1 / / rw - ext4 /dev/sda1 rw\nrubbish\n";
+        assert_eq!(hierarchies(table).collect::<Vec<_>>(), ["/sys/fs/cgroup/cpuset"]);
     }
 }

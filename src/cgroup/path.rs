@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::CgroupError;
+use super::systemd;
 
 /// Prefix of our systemd scopes.
 const SCOPE: &str = "podwright";
@@ -74,6 +75,12 @@ impl Parent {
         }
     }
 
+    /// The scope that systemd has to make for this id; `None`: with the cgroupfs driver.
+    pub fn scope(&self, id: &str) -> Option<systemd::Scope> {
+        let unit = format!("{SCOPE}-{id}.scope");
+        (self.driver == Driver::Systemd).then(|| systemd::Scope { unit, slice: self.name.clone() })
+    }
+
     /// `linux.cgroupsPath` of the OCI runtime spec for this id.
     pub fn oci_path(&self, id: &str) -> String {
         match self.driver {
@@ -81,6 +88,12 @@ impl Parent {
             Driver::Systemd => format!("{}:{SCOPE}:{id}", self.name),
         }
     }
+}
+
+/// Whether `name` is what a leaf for `id` is called under systemd.
+pub(super) fn is_scope_of(name: &str, id: &str) -> bool {
+    let inner = name.strip_prefix(SCOPE).and_then(|rest| rest.strip_prefix('-'));
+    inner.and_then(|rest| rest.strip_suffix(".scope")) == Some(id)
 }
 
 /// `a-b-c.slice` lies at `a.slice/a-b.slice/a-b-c.slice` (systemd.slice(5)); `None`: no slice name.
@@ -147,8 +160,18 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_is_known_by_its_id() {
+        let leaf = Parent::parse(Driver::Systemd, "").unwrap().leaf("abc");
+        let name = leaf.file_name().unwrap().to_str().unwrap();
+        assert!(is_scope_of(name, "abc") && !is_scope_of(name, "ab") && !is_scope_of("abc", "abc"));
+    }
+
+    #[test]
     fn the_runtime_spec_gets_each_drivers_form() {
         assert_eq!(Parent::parse(Driver::Cgroupfs, "/k/p").unwrap().oci_path("x"), "/k/p/x");
-        assert_eq!(Parent::parse(Driver::Systemd, "k-p.slice").unwrap().oci_path("x"), "k-p.slice:podwright:x");
+        let parent = Parent::parse(Driver::Systemd, "k-p.slice").unwrap();
+        assert_eq!(parent.oci_path("x"), "k-p.slice:podwright:x");
+        let scope = parent.scope("x").unwrap();
+        assert_eq!((scope.slice.as_str(), parent.leaf("x").ends_with(&scope.unit)), ("k-p.slice", true));
     }
 }

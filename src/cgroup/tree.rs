@@ -6,25 +6,34 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::CgroupError;
+use super::{CgroupError, MOUNT, systemd};
 
 /// Deepest nesting below a container that is walked: a container that nests deeper only delays its own removal.
 const MAX_DEPTH: usize = 64;
 
-/// Makes the folders, with parents. Returns the topmost folders that did not exist, to hand to
-/// [`remove_empty_parents`] one day.
-pub fn make(folders: &[PathBuf]) -> Result<Vec<PathBuf>, CgroupError> {
-    let mut made = Vec::new();
+/// How often making a folder is tried whose parent somebody removes meanwhile.
+const TRIES: usize = 8;
+
+/// Makes the folders, with parents, in which all controllers are given on: on v2 a limit holds only
+/// where each cgroup above lets its children have the controller.
+pub fn make(folders: &[PathBuf]) -> Result<(), CgroupError> {
     for folder in folders {
-        let new = folder.ancestors().take_while(|path| !path.exists()).last().map(Path::to_owned);
-        fs::create_dir_all(folder).map_err(|source| CgroupError::Io {
-            action: "make",
-            path: folder.clone(),
-            source,
-        })?;
-        made.extend(new.filter(|top| top != folder));
+        let mut made = fs::create_dir_all(folder);
+        for _ in 1..TRIES {
+            if !made.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                break;
+            }
+            made = fs::create_dir_all(folder);
+        }
+        made.map_err(|source| CgroupError::Io { action: "make", path: folder.clone(), source })?;
+        hand_down_controllers(folder);
     }
-    Ok(made)
+    Ok(())
+}
+
+/// The name of the systemd scope whose cgroup this is.
+pub fn scope_of(folder: &Path) -> Option<&str> {
+    folder.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".scope"))
 }
 
 /// True if a process lives in one of the folders or below.
@@ -54,9 +63,13 @@ pub fn kill_all(folders: &[PathBuf]) {
     }
 }
 
-/// Removes the folders and what is nested in them; missing ones are fine.
+/// Removes the folders and what is nested in them; missing ones are fine. Nothing should live there
+/// any more. systemd is told first: it does not notice if a scope's folder goes as soon as it is empty.
 pub fn remove(folders: &[PathBuf]) -> Result<(), CgroupError> {
     for folder in folders {
+        if let Some(unit) = scope_of(folder) {
+            systemd::stop(unit).map_err(|source| CgroupError::Unit { unit: unit.to_owned(), source })?;
+        }
         remove_nested(folder, 0).map_err(|source| CgroupError::Io {
             action: "remove",
             path: folder.clone(),
@@ -66,13 +79,34 @@ pub fn remove(folders: &[PathBuf]) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Removes what [`make`] reported, as far as it is empty.
-pub fn remove_empty_parents(leaf_folders: &[PathBuf], made: &[PathBuf]) {
-    for leaf in leaf_folders {
-        let Some(top) = made.iter().find(|top| leaf.starts_with(top)) else { continue };
-        for folder in leaf.ancestors().skip(1).take_while(|path| path.starts_with(top)) {
-            if fs::remove_dir(folder).is_err() {
-                break;
+/// All cgroups below `roots` whose name is `wanted`; what is nested in one is not looked at.
+pub fn find(roots: &[PathBuf], wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut next: Vec<(PathBuf, usize)> = roots.iter().map(|root| (root.clone(), 0)).collect();
+    while let Some((folder, depth)) = next.pop() {
+        for child in children(&folder) {
+            if child.file_name().and_then(|name| name.to_str()).is_some_and(wanted) {
+                found.push(child);
+            } else if depth < MAX_DEPTH {
+                next.push((child, depth + 1));
+            }
+        }
+    }
+    found
+}
+
+/// Enables what each cgroup above `leaf` has for its children, from the root downwards. On v1 there
+/// is nothing to do. What cannot be enabled (systemd may keep one for itself, a cgroup may hold
+/// processes of its own) is missed only by a limit that needs it, and that fails by itself.
+fn hand_down_controllers(leaf: &Path) {
+    let mut above: Vec<&Path> = leaf.ancestors().skip(1).take_while(|path| path.starts_with(MOUNT)).collect();
+    above.reverse();
+    for folder in above {
+        let list = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let (there, given) = (list("cgroup.controllers"), list("cgroup.subtree_control"));
+        for name in there.split_whitespace().filter(|name| given.split_whitespace().all(|other| other != *name)) {
+            if let Err(error) = fs::write(folder.join("cgroup.subtree_control"), format!("+{name}")) {
+                tracing::debug!(cgroup = %folder.display(), controller = name, %error, "not enabled for children");
             }
         }
     }

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::config::duration;
 use crate::kubelet::client::Cri;
 use crate::kubelet::console::{self, Style};
 use crate::kubelet::manifest::{MAX_BYTES, Manifest, parse};
@@ -188,28 +189,11 @@ fn signals() -> std::io::Result<mpsc::Receiver<StopRequest>> {
 
 /// `90`, `30s`, `5m`, `1h30m`, `500ms`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?}: want a time such as 30s, 5m or 1h30m");
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let (mut total, mut rest) = (Duration::ZERO, text);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
-        let count: u64 = rest[..digits].parse().map_err(|_| bad())?;
-        rest = &rest[digits..];
-        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let milliseconds = match &rest[..end] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(bad()),
-        };
-        let part = count.checked_mul(milliseconds).map(Duration::from_millis);
-        total = part.and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
-        rest = &rest[end..];
-    }
-    if total.is_zero() { Err(bad()) } else { Ok(total) }
+    let limit = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => duration::parse(text)?,
+    };
+    if limit.is_zero() { Err(format!("{text:?}: want a time above zero")) } else { Ok(limit) }
 }
 
 #[cfg(test)]

@@ -44,10 +44,6 @@ sections! {
         image: Image = Image::default(),
         /// Seccomp.
         seccomp: Seccomp = Seccomp::default(),
-        /// AppArmor.
-        apparmor: AppArmor = AppArmor::default(),
-        /// SELinux.
-        selinux: Selinux = Selinux::default(),
         /// What containers get unless they say otherwise.
         container: Container = Container::default(),
     }
@@ -96,8 +92,8 @@ sections! {
         /// Longest time the creation of one container may take before it is undone.
         #[serde(with = "duration")]
         create_timeout: Duration = Duration::from_secs(60),
-        /// Most bytes collected of each output of an ExecSync; the rest is dropped.
-        exec_output_limit: usize = 8_000_000,
+        /// Most bytes collected of both outputs of an ExecSync together; the rest is dropped.
+        exec_output_limit: usize = 16_000_000,
         /// How long an ExecSync goes on reading after its process ended, while grandchildren hold the pipes.
         #[serde(with = "duration")]
         exec_drain: Duration = Duration::from_millis(500),
@@ -131,20 +127,6 @@ sections! {
         default_profile: PathBuf = PathBuf::new(),
         /// What a client gets that says nothing about seccomp.
         unset: UnsetProfile = UnsetProfile::Unconfined,
-    }
-
-    /// `[apparmor]`
-    AppArmor {
-        /// Whether AppArmor is used.
-        enable: Switch = Switch::Auto,
-        /// Name of the loaded profile that RuntimeDefault stands for; empty: the built-in one is loaded.
-        default_profile: String = String::new(),
-    }
-
-    /// `[selinux]`
-    Selinux {
-        /// Whether containers are labelled.
-        enable: bool = false,
     }
 
     /// `[container]`
@@ -197,14 +179,4 @@ pub enum UnsetProfile {
     Unconfined,
     /// The default profile.
     RuntimeDefault,
-}
-
-/// On, off, or where the kernel has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Switch {
-    /// Where the kernel has it.
-    Auto,
-    /// Never.
-    Off,
 }

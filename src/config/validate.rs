@@ -32,7 +32,7 @@ pub fn validate(config: &Config) -> Result<(), Bad> {
     positive("image.progress_timeout", image.progress_timeout)?;
     within("image.max_concurrent_layers", image.max_concurrent_layers as u64, 1, 128)?;
     // Clients take messages of 16 MiB, and both outputs travel in one.
-    within("runtime.exec_output_limit", runtime.exec_output_limit as u64, 1024, (8 << 20) - (4 << 10))?;
+    within("runtime.exec_output_limit", runtime.exec_output_limit as u64, 1024, (16 << 20) - (4 << 10))?;
     if runtime.exec_drain > Duration::from_secs(60) {
         return Err(bad("runtime.exec_drain", "more than 60s would hold up every probe"));
     }

@@ -1,7 +1,8 @@
 //! Image references: a pure parser with the normalisation that Docker began and CRI clients expect.
 //!
-//! `busybox` is `docker.io/library/busybox:latest`. A first component is a host if it holds a dot, a
-//! colon or a capital, or is `localhost`. A tag beside a digest is dropped: the digest decides.
+//! `busybox` is `docker.io/library/busybox:latest`. A first component is a host if it holds a dot or a
+//! colon, or is `localhost`; a capital alone makes no host, but a repository name that is refused.
+//! A tag beside a digest is dropped: the digest decides.
 
 use std::fmt;
 
@@ -121,9 +122,7 @@ impl fmt::Display for Reference {
 }
 
 fn split_host(name: &str) -> (String, String) {
-    let is_host = |first: &str| {
-        first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
-    };
+    let is_host = |first: &str| first.contains(['.', ':']) || first == "localhost";
     let (host, path) = match name.split_once('/') {
         Some((first, rest)) if is_host(first) => (first, rest),
         _ => (DEFAULT_HOST, name),
@@ -197,7 +196,7 @@ mod tests {
             ("index.docker.io/busybox:x", "docker.io/library/busybox:x"),
             ("localhost/a", "localhost/a:latest"),
             ("localhost:5000/a/b:c", "localhost:5000/a/b:c"),
-            ("Host/a", "Host/a:latest"),
+            ("Host.io/a", "Host.io/a:latest"),
             ("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10"),
             ("[::1]:5000/a", "[::1]:5000/a:latest"),
             ("127.0.0.1:5000/a--b__c.d:_x", "127.0.0.1:5000/a--b__c.d:_x"),
@@ -221,6 +220,8 @@ mod tests {
             "a@sha256:12",
             "A",
             "a/B",
+            "Host/a",
+            "UPPER/case:latest",
             "a..b",
             "a___b",
             "-a",

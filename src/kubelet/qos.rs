@@ -80,23 +80,20 @@ pub fn class(pod: &Pod) -> QosClass {
 pub fn pod_amounts(pod: &Pod) -> Amounts {
     let mut sum = Amounts::default();
     let (mut cpu_bound, mut memory_bound) = (true, true);
-    for container in pod.spec.containers.iter().chain(pod.spec.init_containers.iter().filter(|c| c.is_sidecar())) {
+    let mut take = |container: &Container, join: fn(i64, i64) -> i64| {
         let own = Amounts::of(container);
         cpu_bound &= own.cpu_limit > 0;
         memory_bound &= own.memory_limit > 0;
-        sum.cpu_request = sum.cpu_request.saturating_add(own.cpu_request);
-        sum.cpu_limit = sum.cpu_limit.saturating_add(own.cpu_limit);
-        sum.memory_request = sum.memory_request.saturating_add(own.memory_request);
-        sum.memory_limit = sum.memory_limit.saturating_add(own.memory_limit);
+        sum.cpu_request = join(sum.cpu_request, own.cpu_request);
+        sum.cpu_limit = join(sum.cpu_limit, own.cpu_limit);
+        sum.memory_request = join(sum.memory_request, own.memory_request);
+        sum.memory_limit = join(sum.memory_limit, own.memory_limit);
+    };
+    for container in pod.spec.containers.iter().chain(pod.spec.init_containers.iter().filter(|c| c.is_sidecar())) {
+        take(container, i64::saturating_add);
     }
     for container in pod.spec.init_containers.iter().filter(|container| !container.is_sidecar()) {
-        let own = Amounts::of(container);
-        cpu_bound &= own.cpu_limit > 0;
-        memory_bound &= own.memory_limit > 0;
-        sum.cpu_request = sum.cpu_request.max(own.cpu_request);
-        sum.cpu_limit = sum.cpu_limit.max(own.cpu_limit);
-        sum.memory_request = sum.memory_request.max(own.memory_request);
-        sum.memory_limit = sum.memory_limit.max(own.memory_limit);
+        take(container, i64::max);
     }
     if !cpu_bound {
         sum.cpu_limit = 0;

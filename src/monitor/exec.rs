@@ -25,6 +25,9 @@ const BEGIN_LIMIT: Duration = Duration::from_secs(120);
 /// Bytes read at once.
 const READ: usize = 4 * 1024;
 
+/// What is collected.
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
 /// Reads in a row before others get their turn.
 const MAX_READS: usize = 64;
 
@@ -63,6 +66,15 @@ impl Exec {
     /// Whether `container` cannot be removed because of this one.
     pub fn blocks(&self, container: &ContainerId) -> bool {
         self.container == *container && self.code.is_none()
+    }
+
+    /// Reads what is there of one stream, as far as the other has left room; false at the end.
+    fn read(&mut self, stream: Stream, poll: &mut Poll) -> bool {
+        let [own, other] = match (&mut self.streams, stream) {
+            ([stdout, stderr], Stream::Stdout) => [stdout, stderr],
+            ([stdout, stderr], Stream::Stderr) => [stderr, stdout],
+        };
+        own.read(self.output_limit.saturating_sub(other.bytes.len()), poll)
     }
 }
 
@@ -166,8 +178,8 @@ impl Monitor {
             self.poll.cancel(timer);
         }
         let mut open = false;
-        for capture in &mut exec.streams {
-            open |= capture.read(exec.output_limit, &mut self.poll);
+        for stream in STREAMS {
+            open |= exec.read(stream, &mut self.poll);
         }
         let container = exec.container.clone();
         if open && !exec.drain.is_zero() && !exec.timed_out {
@@ -181,7 +193,7 @@ impl Monitor {
     /// The process has written something, or closed a stream.
     pub(super) fn on_exec_output(&mut self, number: u64, stream: Stream) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        exec.streams[stream as usize].read(exec.output_limit, &mut self.poll);
+        exec.read(stream, &mut self.poll);
         if exec.code.is_some() && exec.streams.iter().all(|capture| capture.source.is_none()) {
             self.finish_exec(number, None);
         }
@@ -235,9 +247,9 @@ impl Monitor {
         if let Some(timer) = exec.timer.take() {
             self.poll.cancel(timer);
         }
-        for capture in &mut exec.streams {
-            capture.read(exec.output_limit, &mut self.poll);
-            capture.close(&mut self.poll);
+        for stream in STREAMS {
+            exec.read(stream, &mut self.poll);
+            exec.streams[stream as usize].close(&mut self.poll);
         }
         let bytes: usize = exec.streams.iter().map(|capture| capture.bytes.capacity()).sum();
         self.untidy |= bytes > MUCH || self.execs.len() >= MANY;

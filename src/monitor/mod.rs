@@ -84,7 +84,7 @@ pub fn run(options: &Options, first: Option<UnixStream>) -> io::Result<()> {
     signals.thread_block()?;
     let mut monitor = server::Monitor::new(options, &signals)?;
     if let Some(stream) = first {
-        monitor.welcome(stream)?;
+        monitor.welcome_first(stream)?;
     }
     let outcome = monitor.run();
     socket::unlink(&options.dir);

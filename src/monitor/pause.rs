@@ -24,6 +24,9 @@ use crate::wire::{Failure, PauseSpec};
 /// The program, compiled by build/pause.rs.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 
+/// Where the one hierarchy is on machines with scopes.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// What names a failed step.
@@ -62,7 +65,10 @@ pub fn start(spec: &PauseSpec, dir: &Path) -> Step<(Child, OwnedFd)> {
             during("opening network namespace", path, rustix::fs::open(path, flags, Mode::empty()))
         })
         .transpose()?;
-    let (unified, folders) = cgroups(&spec.cgroups)?;
+    let (unified, folders) = match &spec.scope {
+        Some(_) => (None, Vec::new()),
+        None => cgroups(&spec.cgroups)?,
+    };
     let (told, tell) = during("making a pipe", "", pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK))?;
 
     let mut namespaces = UnshareFlags::NEWNS;
@@ -91,6 +97,10 @@ fn become_pause(
     for folder in cgroups {
         let file = folder.join("cgroup.procs");
         during("joining cgroup", folder, write_existing(&file, "0"))?;
+    }
+    if let Some(scope) = &spec.scope {
+        let folder = spec.cgroups.first().and_then(|folder| folder.strip_prefix(CGROUP_ROOT).ok());
+        during("making scope", &scope.unit, scope.enter(folder.unwrap_or(Path::new(""))))?;
     }
     set_oom_score(spec.oom_score_adj)?;
     if let Some(netns) = netns {
@@ -259,6 +269,7 @@ mod tests {
             hostname: Some("h".into()),
             sysctls: Vec::new(),
             cgroups: Vec::new(),
+            scope: None,
             user: (65535, 65535),
             groups: Vec::new(),
             bpf: None,

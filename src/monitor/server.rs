@@ -51,6 +51,8 @@ pub struct Monitor {
     listener: UnixListener,
     listening: Token,
     connections: BTreeMap<u64, Connection>,
+    /// Whoever started it holds a connection from the start: it can be left alone with nothing to do.
+    started: bool,
     /// Numbers for connections, jobs, execs and console sockets.
     counter: u64,
     pub(super) sandbox: Sandbox,
@@ -90,6 +92,7 @@ impl Monitor {
             listener,
             listening,
             connections: BTreeMap::new(),
+            started: false,
             counter: 0,
             sandbox: Sandbox::default(),
             containers: BTreeMap::new(),
@@ -105,7 +108,7 @@ impl Monitor {
     /// Serves until Shutdown is done.
     pub fn run(&mut self) -> io::Result<()> {
         let mut ready = Vec::new();
-        while !self.closed() {
+        while !self.closed() && !self.abandoned() {
             self.poll.wait(&mut ready)?;
             for (source, due) in ready.drain(..) {
                 self.handle(source, due);
@@ -117,6 +120,12 @@ impl Monitor {
         }
         self.farewell();
         Ok(())
+    }
+
+    /// Takes in the peer that started this process.
+    pub fn welcome_first(&mut self, stream: UnixStream) -> io::Result<()> {
+        self.started = true;
+        self.welcome(stream)
     }
 
     /// Takes in a peer.
@@ -222,6 +231,8 @@ impl Monitor {
         let Some(peer) = self.connections.get_mut(&number) else { return };
         let mut calls = Vec::new();
         let received = peer.receive(&mut calls);
+        // What somebody who is gone asked for is not begun: a daemon that comes later may have looked for it already.
+        calls.retain(|call| received.is_ok() || !matches!(call, Incoming::Call(call) if call.request.begins()));
         let healthy = received.and_then(|()| peer.flush()).and_then(|left| peer.want_write(&self.poll, left));
         for call in calls {
             match call {
@@ -251,6 +262,16 @@ impl Monitor {
             }
             self.poll.remove(&peer.stream, peer.token);
         }
+    }
+
+    /// The daemon died before it told what to do, and nobody else came: there is nobody to wait for.
+    fn abandoned(&self) -> bool {
+        self.started
+            && self.connections.is_empty()
+            && self.closing.is_none()
+            && self.containers.is_empty()
+            && self.jobs.is_empty()
+            && self.sandbox.is_gone()
     }
 
     fn closed(&self) -> bool {

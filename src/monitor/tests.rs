@@ -414,6 +414,7 @@ fn a_failed_pause_says_why() {
         hostname: None,
         sysctls: vec![("kernel.core_pattern".into(), "|/bin/sh".into())],
         cgroups: Vec::new(),
+        scope: None,
         user: (65535, 65535),
         groups: Vec::new(),
         bpf: None,

@@ -32,6 +32,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, watch as channel};
 use tokio::task::AbortHandle;
 
+use crate::store::StoreError;
 use crate::sys::netns;
 use crate::types::pod::Dns;
 use crate::types::{PodId, chain};
@@ -244,7 +245,15 @@ impl Network {
     /// nothing to do. On an error it is to be repeated.
     pub async fn detach(&self, pod: &PodId, record: &Path) -> Result<(), NetworkError> {
         let _turn = self.shared.turn.read().await;
-        let Some(ledger) = Ledger::open(record).await? else { return Ok(()) };
+        let ledger = match Ledger::open(record).await {
+            Ok(Some(ledger)) => ledger,
+            Ok(None) => return Ok(()),
+            Err(NetworkError::Store(error @ StoreError::Damaged { .. })) => {
+                tracing::warn!(%pod, error = chain(&error), "detaching by today's configuration");
+                Ledger::new(record, self.guess(pod).await)
+            }
+            Err(error) => return Err(error),
+        };
         if ledger.record().pod != *pod {
             return Err(NetworkError::NotAttached(record.to_owned()));
         }
@@ -269,10 +278,10 @@ impl Network {
     }
 
     /// Lets the plugins drop whatever they hold for attachments that are not in `valid` (pod and interface
-    /// name). Meant for the start of the daemon, when all pods are known; nothing else runs meanwhile.
-    pub async fn gc(&self, valid: &[(PodId, String)]) -> Result<(), NetworkError> {
+    /// name), which is asked once nothing else runs, and nothing else does until the end.
+    pub async fn gc(&self, valid: impl FnOnce() -> Vec<(PodId, String)>) -> Result<(), NetworkError> {
         let _turn = self.shared.turn.write().await;
-        let valid: Vec<_> = valid.iter().map(|(pod, interface)| (pod.to_string(), interface.clone())).collect();
+        let valid: Vec<_> = valid().iter().map(|(pod, interface)| (pod.to_string(), interface.clone())).collect();
         let published = self.shared.published();
         let (runner, parameters, capabilities) = (&self.shared.runner, &Parameters::default(), &Map::new());
         let mut errors = Vec::new();
@@ -344,6 +353,25 @@ impl Network {
             chain.del(network.result.as_ref(), &Page { ledger, index }).await?;
         }
         ledger.close().await
+    }
+
+    /// What the record of an attachment may have said: all that DEL strictly needs is who.
+    async fn guess(&self, pod: &PodId) -> Record {
+        let settings = &self.shared.settings;
+        let mut networks = Vec::new();
+        for (i, entry) in self.shared.published().entries.iter().enumerate() {
+            let config = entry.config(&self.shared.runner).await;
+            networks.push(Attached { interface: format!("eth{i}"), config, result: None });
+        }
+        Record {
+            pod: pod.clone(),
+            netns: PathBuf::new(),
+            args: format!("IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID={pod}"),
+            capabilities: Map::new(),
+            bin_dirs: settings.bin_dirs.clone(),
+            added: false,
+            networks,
+        }
     }
 
     /// The plugins where they were at ADD, else where they are now.

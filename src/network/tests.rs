@@ -190,7 +190,7 @@ async fn status_says_what_is_wrong_and_follows_the_folder() {
     changes.changed().await.unwrap();
     let error = network.status().unwrap_err();
     assert!(matches!(&error, NetworkError::NotReady { reason } if reason.contains("told to")), "{error}");
-    network.gc(&[]).await.unwrap();
+    network.gc(Vec::new).await.unwrap();
     assert_eq!(node.log(), "STATUS a, GC a");
 }
 

@@ -12,6 +12,7 @@ use super::config::{NamespaceMode, PodConfig};
 use super::context::{Context, blocking};
 use super::error::PodError;
 use super::files::{self, PodPaths};
+use super::lsm;
 use super::record::PodRecord;
 use crate::cgroup;
 use crate::launch::monitor::{EventReceiver, Monitor};
@@ -30,13 +31,13 @@ pub(super) struct Made {
     pub(super) monitor: Monitor,
     pub(super) monitor_process: Process,
     pub(super) events: EventReceiver,
-    pub(super) made_parents: Vec<std::path::PathBuf>,
 }
 
 /// Runs all phases after the record was written. On an error the caller tears down.
 pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Made, PodError> {
     let paths = context.paths(&record.id);
     let config = &record.config;
+    lsm::check(&config.security.apparmor, config.security.selinux.as_ref())?;
     let own_network = config.security.namespaces.network != NamespaceMode::Node;
     let prepared = {
         let (paths, config) = (paths.clone(), config.clone());
@@ -44,7 +45,9 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
     };
     // The pause half waits for the namespace, not for the plugins that fill it.
     let (ready, namespace) = watch::channel(false);
-    let network = async {
+    let paths = &paths;
+    // `ready` goes into it, so that whoever waits for it learns of a failure, too.
+    let network = async move {
         if !own_network {
             return Ok(Vec::new());
         }
@@ -54,18 +57,18 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
             .await
             .map_err(|error| PodError::of("network namespace", &error))?;
         let _ = ready.send(true);
-        attach(context, record, &paths).await
+        attach(context, record, paths).await
     };
     let (prepared, network, process) =
-        tokio::join!(prepared, network, processes(context, record, &paths, own_network.then_some(namespace)));
+        tokio::join!(prepared, network, processes(context, record, paths, own_network.then_some(namespace)));
     // Of several failures the first in this order is the cause, the others mostly its echo.
     let ips = prepared.and(network)?;
-    let (pause, monitor, monitor_process, events, made_parents) = process?;
+    let (pause, monitor, monitor_process, events) = process?;
     if own_network {
         let (paths, config, ips) = (paths.clone(), config.clone(), ips.clone());
         blocking("hosts", move || files::write_hosts(&paths, &config, &ips)).await?;
     }
-    Ok(Made { ips, pause, monitor, monitor_process, events, made_parents })
+    Ok(Made { ips, pause, monitor, monitor_process, events })
 }
 
 async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Result<Vec<IpAddr>, PodError> {
@@ -95,7 +98,7 @@ async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Resu
     Ok(attachment.ips)
 }
 
-type Processes = (Process, Monitor, Process, EventReceiver, Vec<std::path::PathBuf>);
+type Processes = (Process, Monitor, Process, EventReceiver);
 
 async fn processes(
     context: &Context,
@@ -103,14 +106,16 @@ async fn processes(
     paths: &PodPaths,
     namespace: Option<watch::Receiver<bool>>,
 ) -> Result<Processes, PodError> {
-    let folders = record.cgroups.clone();
+    let scope = context.cgroup_parent(&record.config.cgroup_parent)?.scope(record.id.as_str());
+    // A scope's folders are systemd's to make.
+    let folders = if scope.is_some() { Vec::new() } else { record.cgroups.clone() };
     let cgroups = tokio::task::spawn_blocking(move || cgroup::make(&folders));
     let (monitor, state, events) =
         context.launcher.spawn(&record.id, &paths.state).await.map_err(|error| PodError::of("monitor", &error))?;
-    let made_parents = match cgroups.await {
+    match cgroups.await {
         Ok(made) => made.map_err(|error| PodError::of("cgroup", &error))?,
         Err(error) => return Err(PodError::failed(crate::types::ErrorKind::Internal, format!("cgroup: {error}"))),
-    };
+    }
     let own_network = namespace.is_some();
     if let Some(mut namespace) = namespace
         && namespace.wait_for(|ready| *ready).await.is_err()
@@ -118,11 +123,11 @@ async fn processes(
         // The network half failed and tells why.
         return Err(PodError::failed(crate::types::ErrorKind::Aborted, "pause: no network namespace"));
     }
-    let spec = pause_spec(&record.config, paths, own_network, &record.cgroups);
+    let spec = PauseSpec { scope, ..pause_spec(&record.config, paths, own_network, &record.cgroups) };
     let pause = monitor.pause(spec).await.map_err(|error| PodError::of("pause", &error))?;
     let monitor_process =
         Process { pid: state.pid, start_time: crate::sys::process::start_time(state.pid).unwrap_or(0) };
-    Ok((pause, monitor, monitor_process, events, made_parents))
+    Ok((pause, monitor, monitor_process, events))
 }
 
 fn pause_spec(config: &PodConfig, paths: &PodPaths, own_network: bool, cgroups: &[std::path::PathBuf]) -> PauseSpec {
@@ -136,6 +141,7 @@ fn pause_spec(config: &PodConfig, paths: &PodPaths, own_network: bool, cgroups: 
         // Those of the network are set with its namespace.
         sysctls: config.sysctls.clone().into_iter().filter(|(name, _)| !name.starts_with("net.")).collect(),
         cgroups: cgroups.to_vec(),
+        scope: None,
         user: (id(security.run_as_user), id(security.run_as_group)),
         groups: security.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()).collect(),
         bpf: None,

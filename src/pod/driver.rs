@@ -6,6 +6,7 @@
 //! yet all changes of state happen one after the other, here.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -15,15 +16,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::config::{NamespaceMode, PodConfig};
 use super::containers::slot::Slot;
-use super::context::{Context, blocking, save};
+use super::context::{Context, blocking};
 use super::error::PodError;
+use super::journal::Journal;
 use super::record::PodRecord;
+use super::retry::Backoff;
 use super::state::{Stage, Step};
 use super::view::{PodState, PodView};
 use super::{Shared, create, files, teardown};
 use crate::launch::monitor::{EventReceiver, Monitor, MonitorEvent};
 use crate::types::container::ContainerConfig;
-use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
+use crate::types::{ContainerId, ErrorKind, HasKind, PodId, now_ns};
 use crate::wire::{ExecOutcome, Exit};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, PodError>>;
@@ -52,9 +55,10 @@ pub(crate) struct Driver {
     pub(crate) record: PodRecord,
     /// The record's configuration, shared with readers.
     config: Arc<PodConfig>,
+    journal: Journal,
     pub(crate) monitor: Option<Monitor>,
     pub(crate) containers: BTreeMap<ContainerId, Slot>,
-    /// Containers whose creation is under way: a stop waits for them.
+    /// Containers whose creation is under way: a removal waits for them.
     pub(crate) creating: usize,
     events: Option<EventReceiver>,
     work: FuturesUnordered<Work>,
@@ -63,6 +67,9 @@ pub(crate) struct Driver {
     stopping: Vec<Reply<()>>,
     removing: Vec<Reply<()>>,
     stop_under_way: bool,
+    /// Pauses between tries to undo or to stop; `retrying`: one is running.
+    backoff: Backoff,
+    retrying: bool,
     /// Nothing is left of the sandbox: the task ends.
     gone: bool,
 }
@@ -78,6 +85,7 @@ impl Driver {
             context: shared.context.clone(),
             shared,
             config: Arc::new(record.config.clone()),
+            journal: Journal::default(),
             record,
             monitor: None,
             containers,
@@ -89,6 +97,8 @@ impl Driver {
             stopping: Vec::new(),
             removing: Vec::new(),
             stop_under_way: false,
+            backoff: Backoff::default(),
+            retrying: false,
             gone: false,
         }
     }
@@ -155,11 +165,12 @@ impl Driver {
     fn command(&mut self, command: Command) {
         match command {
             Command::Join(reply) => match self.record.stage {
-                Stage::Creating => self.joining.push(reply),
-                Stage::Undoing => {
-                    drop(reply.send(Err(PodError::failed(ErrorKind::Aborted, "the sandbox could not be made"))))
-                }
-                _ => drop(reply.send(Ok(self.record.id.clone()))),
+                // The reason of a failure is told once it is undone.
+                Stage::Creating | Stage::Undoing => self.joining.push(reply),
+                // Made, but not written down yet.
+                Stage::Ready if !self.joining.is_empty() => self.joining.push(reply),
+                Stage::Ready => drop(reply.send(Ok(self.record.id.clone()))),
+                Stage::Stopping | Stage::Stopped | Stage::Removing => drop(reply.send(Err(self.taken()))),
             },
             Command::Stop(reply) => self.stop(reply),
             Command::Remove(reply) => self.remove(reply),
@@ -172,24 +183,48 @@ impl Driver {
         }
     }
 
+    fn taken(&self) -> PodError {
+        let (key, id) = (&self.record.config.key, &self.record.id);
+        let text = format!(
+            "sandbox {}/{} attempt {} exists as {id} and is not ready; remove it, or use another attempt",
+            key.namespace, key.name, key.attempt
+        );
+        PodError::failed(ErrorKind::AlreadyExists, text)
+    }
+
+    /// Writes the record as it is now.
+    pub(super) fn save(&self) -> impl Future<Output = Result<(), PodError>> + Send + use<> {
+        self.journal.save(self.context.paths(&self.record.id).record(), &self.record)
+    }
+
     /// Begins the phases of the creation.
     pub(super) fn create(&mut self) {
-        let (context, record) = (self.context.clone(), self.record.clone());
+        let (context, mut record, journal) = (self.context.clone(), self.record.clone(), self.journal.clone());
         self.spawn(async move {
             let made = async {
-                let (paths, folders) = (context.paths(&record.id), context.paths(&record.id));
-                blocking("folders", move || {
-                    files::private_folder(&folders.data)?;
-                    files::private_folder(&folders.state)
+                let (looker, pod) = (context.clone(), record.clone());
+                record.made_parents = blocking("folders", move || {
+                    let paths = looker.paths(&pod.id);
+                    files::private_folder(&paths.data)?;
+                    files::private_folder(&paths.state)?;
+                    if !pod.config.log_directory.is_empty() {
+                        std::fs::create_dir_all(&pod.config.log_directory)?;
+                    }
+                    // Refused before, if it is wrong.
+                    let parent = looker.cgroup_parent(&pod.config.cgroup_parent).ok();
+                    Ok(parent.map(|parent| looker.cgroups.claim(pod.id.as_str(), &parent)).unwrap_or_default())
                 })
                 .await?;
-                save(paths.record(), &record).await?;
+                journal.save(context.paths(&record.id).record(), &record).await?;
                 create::run(&context, &record).await
             }
             .await;
-            move |driver: &mut Self| match made {
-                Ok(made) => driver.created(made),
-                Err(error) => driver.undo(error),
+            move |driver: &mut Self| {
+                driver.record.made_parents = record.made_parents;
+                match made {
+                    Ok(made) => driver.created(made),
+                    Err(error) => driver.undo(error),
+                }
             }
         });
     }
@@ -198,12 +233,11 @@ impl Driver {
         self.record.ips = made.ips;
         self.record.pause = Some(made.pause);
         self.record.monitor = Some(made.monitor_process);
-        self.record.made_parents = made.made_parents;
         self.adopt(made.monitor, made.events);
         self.advance(Step::Made);
-        let (path, record) = (self.context.paths(&self.record.id).record(), self.record.clone());
+        let saving = self.save();
         self.spawn(async move {
-            let saved = save(path, &record).await;
+            let saved = saving.await;
             move |driver: &mut Self| match saved {
                 Ok(()) => {
                     driver.publish();
@@ -212,6 +246,13 @@ impl Driver {
                     }
                     if !driver.stopping.is_empty() || !driver.removing.is_empty() {
                         driver.begin_stop();
+                    }
+                }
+                // Pause may have ended meanwhile: then it is being stopped already, and must be removed.
+                Err(error) if driver.record.stage != Stage::Ready => {
+                    tracing::error!(pod = %driver.record.id, %error, "record not written");
+                    for reply in driver.joining.drain(..) {
+                        let _ = reply.send(Err(error.clone()));
                     }
                 }
                 Err(error) => {
@@ -229,28 +270,64 @@ impl Driver {
             self.advance(Step::Failed);
         }
         let (context, record, monitor) = (self.context.clone(), self.record.clone(), self.monitor.take());
+        let saving = self.save();
+        let cgroups = self.container_cgroups();
         self.spawn(async move {
-            let undone = teardown::run(&context, &record, monitor, &[]).await;
-            let forgotten = match &undone {
+            let undone = match teardown::run(&context, &record, monitor, cgroups).await {
                 Ok(()) => forget(&context, &record).await,
-                // The record stays, with what is left to undo; the next start tries again.
-                Err(_) => save(context.paths(&record.id).record(), &record).await,
+                Err(error) => {
+                    // What the record says is true without it: a daemon that finds `Creating` undoes, too.
+                    let _ = saving.await;
+                    Err(error)
+                }
             };
+            move |driver: &mut Self| driver.undone(cause, undone)
+        });
+    }
+
+    fn undone(&mut self, mut cause: PodError, result: Result<(), PodError>) {
+        let (joining, waiting) = (
+            std::mem::take(&mut self.joining),
+            self.stopping.drain(..).chain(self.removing.drain(..)).collect::<Vec<_>>(),
+        );
+        match &result {
+            Ok(()) => self.leave(),
+            Err(failure) => {
+                cause = PodError::failed(
+                    HasKind::kind(&cause),
+                    format!("{cause}; undoing it failed, too, and is tried again: {failure}"),
+                );
+                // What is left bears this sandbox's id and hinders no other attempt.
+                self.shared.release_key(&self.record);
+            }
+        }
+        for reply in joining {
+            let _ = reply.send(Err(cause.clone()));
+        }
+        for reply in waiting {
+            let _ = reply.send(result.clone());
+        }
+        if let Err(error) = result {
+            self.retry_later(&error);
+        }
+    }
+
+    /// Tries again, after a pause, to undo or to stop.
+    fn retry_later(&mut self, error: &PodError) {
+        if std::mem::replace(&mut self.retrying, true) {
+            return;
+        }
+        let pause = self.backoff.next();
+        tracing::warn!(pod = %self.record.id, %error, ?pause, "something of the sandbox is left; trying again");
+        let cause = PodError::failed(ErrorKind::Aborted, "the sandbox could not be made");
+        self.spawn(async move {
+            tokio::time::sleep(pause).await;
             move |driver: &mut Self| {
-                let mut error = cause;
-                for failure in [undone.err(), forgotten.err()].into_iter().flatten() {
-                    tracing::error!(pod = %driver.record.id, error = %failure, "undoing failed; tried again at the next start");
-                    error = PodError::failed(
-                        crate::types::HasKind::kind(&error),
-                        format!("{error}; undoing it failed, too: {failure}"),
-                    );
-                }
-                driver.leave();
-                for reply in driver.joining.drain(..) {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                for reply in driver.stopping.drain(..).chain(driver.removing.drain(..)) {
-                    let _ = reply.send(Ok(()));
+                driver.retrying = false;
+                match driver.record.stage {
+                    Stage::Undoing => driver.undo(cause),
+                    Stage::Stopping => driver.begin_stop(),
+                    _ => {}
                 }
             }
         });
@@ -271,33 +348,33 @@ impl Driver {
     /// Stops, unless that is under way; joins otherwise.
     pub(super) fn begin_stop(&mut self) {
         self.advance(Step::Stop);
-        if self.stop_under_way || self.creating > 0 {
-            // A container that is being made finishes first; it calls this again.
+        if self.stop_under_way {
             return;
         }
         self.stop_under_way = true;
         self.publish();
+        // A container that is being made is no reason to wait: its making ends with the monitor.
         let (context, record, monitor) = (self.context.clone(), self.record.clone(), self.monitor.clone());
-        let cgroups: Vec<_> = self.containers.values().flat_map(|slot| slot.record.cgroups.clone()).collect();
+        let (saving, cgroups) = (self.save(), self.container_cgroups());
         self.spawn(async move {
-            let saved = save(context.paths(&record.id).record(), &record).await;
-            let stopped = teardown::run(&context, &record, monitor, &cgroups).await;
-            move |driver: &mut Self| driver.stopped(saved.and(stopped))
+            note(saving.await, &record);
+            let stopped = teardown::run(&context, &record, monitor, cgroups).await;
+            move |driver: &mut Self| driver.stopped(stopped)
         });
+    }
+
+    fn container_cgroups(&self) -> Vec<PathBuf> {
+        self.containers.values().flat_map(|slot| slot.record.cgroups.clone()).collect()
     }
 
     fn stopped(&mut self, result: Result<(), PodError>) {
         self.stop_under_way = false;
         if let Err(error) = result {
-            tracing::warn!(pod = %self.record.id, %error, "sandbox could not be stopped altogether");
-            for reply in self.stopping.drain(..) {
-                let _ = reply.send(Err(error.clone()));
-            }
-            for reply in self.removing.drain(..) {
+            for reply in self.stopping.drain(..).chain(self.removing.drain(..)) {
                 let _ = reply.send(Err(error.clone()));
             }
             self.publish();
-            return;
+            return self.retry_later(&error);
         }
         self.monitor = None;
         self.events = None;
@@ -305,13 +382,14 @@ impl Driver {
         self.record.monitor = None;
         self.end_all();
         self.advance(Step::Stopped);
-        let (path, record) = (self.context.paths(&self.record.id).record(), self.record.clone());
+        let saving = self.save();
         self.spawn(async move {
-            let saved = save(path, &record).await;
+            let saved = saving.await;
             move |driver: &mut Self| {
+                note(saved, &driver.record);
                 driver.publish();
                 for reply in driver.stopping.drain(..) {
-                    let _ = reply.send(saved.clone());
+                    let _ = reply.send(Ok(()));
                 }
                 if !driver.removing.is_empty() {
                     driver.begin_remove();
@@ -337,14 +415,20 @@ impl Driver {
 
     /// Removes a stopped sandbox with all its containers.
     pub(super) fn begin_remove(&mut self) {
+        if self.creating > 0 || self.record.stage == Stage::Removing {
+            // A container's making may still write files; its end calls this again.
+            return;
+        }
         self.advance(Step::Remove);
-        let (context, record) = (self.context.clone(), self.record.clone());
+        self.go_on_removing();
+    }
+
+    /// The removal itself, which an earlier daemon may have begun.
+    pub(super) fn go_on_removing(&mut self) {
+        let (context, record, saving) = (self.context.clone(), self.record.clone(), self.save());
         self.spawn(async move {
-            let saved = save(context.paths(&record.id).record(), &record).await;
-            let forgotten = match saved {
-                Ok(()) => forget(&context, &record).await,
-                Err(error) => Err(error),
-            };
+            note(saving.await, &record);
+            let forgotten = forget(&context, &record).await;
             move |driver: &mut Self| {
                 match &forgotten {
                     Ok(()) => driver.leave(),
@@ -355,6 +439,14 @@ impl Driver {
                 }
             }
         });
+    }
+
+    /// A container's making is over, in whatever way.
+    pub(crate) fn creation_ended(&mut self) {
+        self.creating -= 1;
+        if self.record.stage == Stage::Stopped && !self.removing.is_empty() {
+            self.begin_remove();
+        }
     }
 
     fn leave(&mut self) {
@@ -387,16 +479,15 @@ impl Driver {
                 self.events = None;
                 self.monitor = None;
                 if self.record.stage == Stage::Ready {
-                    tracing::warn!(pod = %self.record.id, "monitor is gone although nobody asked; stopping the sandbox");
-                    self.begin_stop();
+                    tracing::warn!(pod = %self.record.id, "connection to the monitor lost although nobody asked");
+                    drop(self.reach());
                 }
             }
         }
     }
 
     /// Every container is over: what was not reported was killed with the sandbox.
-    fn end_all(&mut self) {
-        let folder = self.context.paths(&self.record.id);
+    pub(super) fn end_all(&mut self) {
         let living: Vec<ContainerId> = self
             .containers
             .values()
@@ -404,16 +495,24 @@ impl Driver {
             .map(|slot| slot.record.id.clone())
             .collect();
         for id in living {
-            let told = std::fs::read(folder.container_state(&id).join("exit.json")).ok();
-            let exit = told.and_then(|text| serde_json::from_slice::<Exit>(&text).ok());
-            let exit = exit.filter(|exit| exit.container == id).unwrap_or_else(|| Exit {
-                container: id.clone(),
-                exit_code: 137,
-                oom_killed: false,
-                at_ns: now_ns(),
-            });
-            self.exited(exit);
+            let killed = Exit { container: id.clone(), exit_code: 137, oom_killed: false, at_ns: now_ns() };
+            self.exited(self.told_exit(&id).unwrap_or(killed));
         }
+    }
+
+    /// What the monitor left written of a container's end.
+    pub(super) fn told_exit(&self, id: &ContainerId) -> Option<Exit> {
+        let file = self.context.paths(&self.record.id).container_state(id).join("exit.json");
+        let exit: Exit = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+        (exit.container == *id).then_some(exit)
+    }
+}
+
+/// On the way down a record that cannot be written, on a full disk say, is no reason to stop: a daemon
+/// that finds the older one does again what was done, which is harmless.
+fn note(saved: Result<(), PodError>, record: &PodRecord) {
+    if let Err(error) = saved {
+        tracing::warn!(pod = %record.id, %error, "record not written");
     }
 }
 

@@ -10,8 +10,12 @@ mod create;
 mod driver;
 mod error;
 mod files;
+mod journal;
+mod lsm;
+mod purge;
 mod record;
 mod recover;
+mod retry;
 pub mod state;
 mod teardown;
 pub mod view;
@@ -38,6 +42,9 @@ use view::PodView;
 /// Commands that may wait for a driver before callers do: drivers only ever work for microseconds
 /// between awaits.
 const QUEUE: usize = 256;
+
+/// How often a name is looked up whose sandbox is gone when it is spoken to.
+const JOIN_TRIES: usize = 8;
 
 /// All sandboxes of this node. Cheap to clone.
 ///
@@ -80,20 +87,24 @@ impl Pods {
     pub async fn run(&self, config: PodConfig, handler: &str) -> Result<PodId, PodError> {
         self.0.context.handlers.get(handler).map_err(|error| PodError::of("runtime_handler", &error))?;
         let parent = self.0.context.cgroup_parent(&config.cgroup_parent)?;
-        let (id, record) = match self.0.reserve(&config, handler, &parent)? {
-            Reserved::Known(handle) => return ask(&handle, Command::Join).await,
-            Reserved::New(id, record) => (id, record),
-        };
-        // No await between the reservation and the driver: a caller that goes away at any moment
-        // leaves a driver behind that finishes the job.
-        let (publish, view) = watch::channel(Arc::new(placeholder(&record)));
-        let (commands, queue) = mpsc::channel(QUEUE);
-        let handle = Handle { commands, view };
-        self.0.lock().pods.insert(id, handle.clone());
-        let mut driver = Driver::new(self.0.clone(), record, Default::default(), publish);
-        driver.create();
-        tokio::spawn(driver.run(queue));
-        ask(&handle, Command::Join).await
+        for _ in 0..JOIN_TRIES {
+            // No await between the reservation and the driver: a caller that goes away at any moment
+            // leaves a driver behind that finishes the job.
+            let handle = match self.0.reserve(&config, handler, &parent)? {
+                Reserved::Known(handle) => handle,
+                Reserved::New(handle, mut driver, queue) => {
+                    driver.create();
+                    tokio::spawn(driver.run(queue));
+                    handle
+                }
+            };
+            match ask(&handle, Command::Join).await {
+                // It vanished between look-up and question: the name is free now.
+                Err(PodError::NotFound { .. }) => {}
+                answer => return answer,
+            }
+        }
+        Err(PodError::failed(ErrorKind::Aborted, "sandboxes of this name come and go; try again"))
     }
 
     /// Stops all containers, pause and the network. Unknown: fine (CRI: "idempotent").
@@ -193,7 +204,7 @@ impl Pods {
 
 enum Reserved {
     Known(Handle),
-    New(PodId, PodRecord),
+    New(Handle, Box<Driver>, mpsc::Receiver<Command>),
 }
 
 impl Shared {
@@ -202,7 +213,12 @@ impl Shared {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reserve(&self, config: &PodConfig, handler: &str, parent: &crate::cgroup::Parent) -> Result<Reserved, PodError> {
+    fn reserve(
+        self: &Arc<Self>,
+        config: &PodConfig,
+        handler: &str,
+        parent: &crate::cgroup::Parent,
+    ) -> Result<Reserved, PodError> {
         let mut index = self.lock();
         if let Some((id, handle)) = index.keys.get(&config.key).and_then(|id| Some((id, index.pods.get(id)?))) {
             let view = handle.view.borrow().clone();
@@ -229,8 +245,14 @@ impl Shared {
             cgroups: self.context.cgroups.folders(&parent.leaf(id.as_str())),
             made_parents: Vec::new(),
         };
+        let (publish, view) = watch::channel(Arc::new(placeholder(&record)));
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let handle = Handle { commands, view };
+        // Both under one lock: who finds the key finds the sandbox.
         index.keys.insert(config.key.clone(), id.clone());
-        Ok(Reserved::New(id, record))
+        index.pods.insert(id, handle.clone());
+        let driver = Driver::new(self.clone(), record, Default::default(), publish);
+        Ok(Reserved::New(handle, Box::new(driver), queue))
     }
 
     fn find(&self, id: &str) -> Result<Handle, PodError> {
@@ -254,6 +276,11 @@ impl Shared {
 
     pub(crate) fn drop_container(&self, id: &ContainerId) {
         self.lock().containers.remove(id);
+    }
+
+    /// What is left of a sandbox does not keep its name.
+    pub(crate) fn release_key(&self, record: &PodRecord) {
+        self.lock().keys.retain(|_, id| *id != record.id);
     }
 
     /// A sandbox and what was in it is gone.

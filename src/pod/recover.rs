@@ -1,30 +1,38 @@
 //! What a starting daemon does with what an earlier one left: every sandbox is adopted, stopped or
-//! undone, side by side, as its record and this boot say.
+//! undone, side by side, as its record and this boot say. Lists are right once the records are read and
+//! the monitors that live have answered; one that does not answer is waited for in its pod's own task.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::containers::slot::Slot;
-use super::context::blocking;
+use super::context::{Context, blocking};
 use super::driver::Driver;
 use super::error::PodError;
 use super::record::PodRecord;
-use super::state::Recovery;
-use super::{Handle, QUEUE, Shared, placeholder};
+use super::state::{Recovery, Stage as PodStage};
+use super::{Handle, QUEUE, Shared, placeholder, purge};
 use crate::container::record::{ContainerRecord, Failure, Stage};
+use crate::launch::monitor::{EventReceiver, LaunchError, Monitor};
 use crate::store;
+use crate::sys::process;
 use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
 use crate::wire::{Exit, State};
 
-/// A monitor that does not answer within this is taken for lost: it only ever works for
-/// milliseconds between two requests.
+/// One try to reach a monitor: it only ever works for milliseconds between two requests.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a monitor that lives but cannot be reached is given before it is taken for lost.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long the start of the daemon waits for monitors.
+const START_LIMIT: Duration = Duration::from_millis(500);
 
 struct Found {
     record: PodRecord,
@@ -35,7 +43,7 @@ struct Found {
 pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), PodError> {
     let context = shared.context.clone();
     let (root, state) = (context.root.clone(), context.state.clone());
-    let ids = blocking("records", move || {
+    let (known, live) = blocking("records", move || {
         for folder in [root.join("pods"), root.join("trash"), state.join("pods")] {
             super::files::private_folder(&folder)?;
         }
@@ -48,17 +56,32 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), PodError> {
             let _ = fs::remove_dir_all(folder.path());
         }
     });
-    let (known, live) = ids;
-    let mut adopted: FuturesUnordered<_> = known.iter().map(|id| one(shared, id.clone())).collect();
-    while adopted.next().await.is_some() {}
-    for id in live.iter().filter(|id| !known.contains(id)) {
-        sweep(shared, id).await;
+    let mut reading: FuturesUnordered<_> = known.iter().map(|id| one(shared, id)).collect();
+    let mut adopting = FuturesUnordered::new();
+    while let Some(adopted) = reading.next().await {
+        adopting.extend(adopted);
     }
-    let kept: Vec<(PodId, String)> = shared.lock().pods.keys().map(|id| (id.clone(), "eth0".to_owned())).collect();
-    if let Err(error) = context.network.gc(&kept).await {
-        tracing::warn!(%error, "garbage collection of networks failed");
+    for id in live.into_iter().filter(|id| !known.contains(id)) {
+        // The remains of a removal that was cut short.
+        purge::begin(context.clone(), id);
     }
+    let all = async { while adopting.next().await.is_some() {} };
+    if tokio::time::timeout(START_LIMIT, all).await.is_err() {
+        tracing::warn!("some monitors do not answer at once; going on without them for now");
+    }
+    collect_networks(shared.clone());
     Ok(())
+}
+
+/// In the background: plugins may take their time. Sandboxes made meanwhile are spared, for they are
+/// looked up when no attach can run.
+fn collect_networks(shared: Arc<Shared>) {
+    tokio::spawn(async move {
+        let kept = || shared.lock().pods.keys().map(|id| (id.clone(), "eth0".to_owned())).collect();
+        if let Err(error) = shared.context.network.gc(kept).await {
+            tracing::warn!(%error, "garbage collection of networks failed");
+        }
+    });
 }
 
 fn folders(path: &Path) -> std::io::Result<Vec<PodId>> {
@@ -72,119 +95,149 @@ fn folders(path: &Path) -> std::io::Result<Vec<PodId>> {
     Ok(ids)
 }
 
-/// A sandbox without a record: the remains of a removal that was cut short.
-async fn sweep(shared: &Arc<Shared>, id: &PodId) {
-    tracing::info!(pod = %id, "removing what is left of a sandbox without a record");
-    let context = &shared.context;
-    let paths = context.paths(id);
-    if let Ok((monitor, _, _)) = context.launcher.connect(id, &paths.state).await {
-        let _ = monitor.shutdown().await;
-    }
-    if let Err(error) = context.network.remove_netns(&paths.netns()).await {
-        tracing::warn!(pod = %id, %error, "network namespace not removed");
-    }
-    let unmounted = paths.clone();
-    let _ = blocking("shm", move || super::files::unmount(&unmounted)).await;
-    if let Err(error) = context.discard(paths.state).await {
-        tracing::warn!(pod = %id, %error, "folder not removed");
-    }
-}
-
-async fn one(shared: &Arc<Shared>, id: PodId) {
+/// Starts the task of one sandbox. What comes back fires once its state is known.
+async fn one(shared: &Arc<Shared>, id: &PodId) -> Option<oneshot::Receiver<()>> {
     let context = shared.context.clone();
-    let paths = context.paths(&id);
     let reader = context.clone();
-    let read = tokio::task::spawn_blocking(move || read(&reader, &paths.data)).await;
+    let data = context.paths(id).data;
+    let read = tokio::task::spawn_blocking(move || read(&reader, &data)).await;
     let Found { record, containers } = match read {
         Ok(Ok(Some(found))) => found,
         Ok(Ok(None)) => {
             // The folder was made, the record was not: nothing else was begun.
-            sweep(shared, &id).await;
-            let _ = context.discard(context.paths(&id).data).await;
-            return;
+            purge::begin(context, id.clone());
+            return None;
+        }
+        Ok(Err(error @ store::StoreError::Damaged { .. })) => {
+            tracing::error!(pod = %id, %error, "the sandbox cannot be known any more; removing what is left of it");
+            purge::begin(context, id.clone());
+            return None;
         }
         Ok(Err(error)) => {
-            tracing::error!(pod = %id, %error, "record cannot be read; left alone for a person to look at");
-            return;
+            tracing::error!(pod = %id, %error, "record cannot be read; the sandbox is left alone");
+            return None;
         }
         Err(error) => {
-            tracing::error!(pod = %id, %error, "record cannot be read");
-            return;
+            tracing::error!(pod = %id, %error, "record cannot be read; the sandbox is left alone");
+            return None;
         }
     };
     let rebooted = record.boot_id != context.boot_id;
     let recovery = record.stage.recovery(rebooted);
     tracing::info!(pod = %id, ?recovery, rebooted, "found a sandbox");
+    context.cgroups.parents().hold(id.as_str(), &record.made_parents);
     let (publish, view) = watch::channel(Arc::new(placeholder(&record)));
     let (commands, queue) = mpsc::channel(QUEUE);
     {
         let mut index = shared.lock();
-        index.keys.insert(record.config.key.clone(), id.clone());
+        // What is being undone does not keep its name.
+        if recovery != Recovery::Undo {
+            index.keys.insert(record.config.key.clone(), id.clone());
+        }
         index.pods.insert(id.clone(), Handle { commands, view });
         for container in containers.keys() {
             index.containers.insert(container.clone(), id.clone());
         }
     }
     let mut driver = Driver::new(shared.clone(), record, containers, publish);
-    match recovery {
-        Recovery::Undo => {
-            driver.undo(PodError::failed(ErrorKind::Aborted, "the daemon ended while the sandbox was being made"))
-        }
-        Recovery::Adopt => adopt(&mut driver).await,
-        Recovery::Stop => {
-            if rebooted {
-                driver.lost("the node was rebooted");
-            } else if let Ok(Ok((monitor, state, events))) = connect(&driver).await {
-                driver.take_over(&state);
-                driver.adopt(monitor, events);
-            }
-            driver.begin_stop();
-        }
-        Recovery::Keep => driver.finish_removals(),
-        Recovery::Remove => driver.begin_remove(),
-    }
+    let waiting = driver.recover(recovery, rebooted);
     driver.publish();
     tokio::spawn(driver.run(queue));
+    waiting
 }
 
-type Connected = (crate::launch::monitor::Monitor, State, crate::launch::monitor::EventReceiver);
+pub(super) type Connected = (Monitor, State, EventReceiver);
 
-async fn connect(
-    driver: &Driver,
-) -> Result<Result<Connected, crate::launch::monitor::LaunchError>, tokio::time::error::Elapsed> {
-    let folder = driver.context.paths(&driver.record.id).state;
-    tokio::time::timeout(CONNECT_LIMIT, driver.context.launcher.connect(&driver.record.id, &folder)).await
-}
-
-async fn adopt(driver: &mut Driver) {
-    match connect(driver).await {
-        Ok(Ok((monitor, state, events))) => {
-            driver.take_over(&state);
-            driver.adopt(monitor, events);
-            driver.finish_removals();
-            if state.pause.is_none() {
-                tracing::warn!(pod = %driver.record.id, "pause ended meanwhile; stopping the sandbox");
-                driver.begin_stop();
+/// Reaches the monitor of a sandbox; `None`: it is gone, or lost.
+pub(super) async fn connect(context: &Context, record: &PodRecord) -> Option<Connected> {
+    let folder = context.paths(&record.id).state;
+    let begun = Instant::now();
+    loop {
+        match tokio::time::timeout(CONNECT_LIMIT, context.launcher.connect(&record.id, &folder)).await {
+            Ok(Ok(connected)) => return Some(connected),
+            Ok(Err(LaunchError::Gone(_)))
+                if !record.monitor.is_some_and(|monitor| process::lives(monitor.pid, monitor.start_time)) =>
+            {
+                return None;
             }
+            Ok(Err(error)) => tracing::warn!(pod = %record.id, %error, "monitor cannot be reached"),
+            Err(_) => tracing::warn!(pod = %record.id, "monitor does not answer"),
         }
-        Ok(Err(error)) => {
-            tracing::warn!(pod = %driver.record.id, %error, "monitor is gone; stopping the sandbox");
-            driver.begin_stop();
+        if begun.elapsed() > PATIENCE {
+            return None;
         }
-        Err(_) => {
-            tracing::warn!(pod = %driver.record.id, "monitor does not answer; stopping the sandbox");
-            driver.begin_stop();
-        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
 impl Driver {
+    /// Does what the record asks for.
+    fn recover(&mut self, recovery: Recovery, rebooted: bool) -> Option<oneshot::Receiver<()>> {
+        match recovery {
+            Recovery::Undo => {
+                let text = "the daemon ended while the sandbox was being made";
+                self.undo(PodError::failed(ErrorKind::Aborted, text));
+            }
+            Recovery::Adopt => return Some(self.reach()),
+            Recovery::Stop => {
+                if rebooted {
+                    self.lost("the node was rebooted");
+                }
+                self.finish_removals();
+                self.begin_stop();
+            }
+            Recovery::Keep => {
+                // The sandbox's end may have been written down, and its containers' not.
+                self.end_all();
+                self.finish_removals();
+            }
+            Recovery::Remove => self.go_on_removing(),
+        }
+        None
+    }
+
+    /// Connects to the monitor and takes over what it knows; the sandbox is stopped if that fails.
+    pub(super) fn reach(&mut self) -> oneshot::Receiver<()> {
+        let (done, waiting) = oneshot::channel();
+        let (context, record) = (self.context.clone(), self.record.clone());
+        self.spawn(async move {
+            let connected = connect(&context, &record).await;
+            move |driver: &mut Self| {
+                driver.reached(connected);
+                // Nobody may wait any more.
+                let _ = done.send(());
+            }
+        });
+        waiting
+    }
+
+    fn reached(&mut self, connected: Option<Connected>) {
+        if self.record.stage != PodStage::Ready {
+            // A stop came first; it ends the monitor by itself.
+            return;
+        }
+        let Some((monitor, state, events)) = connected else {
+            tracing::warn!(pod = %self.record.id, "monitor is gone; stopping the sandbox");
+            self.finish_removals();
+            return self.begin_stop();
+        };
+        self.take_over(&state);
+        self.forget_strangers(&monitor, &state);
+        self.adopt(monitor, events);
+        self.finish_removals();
+        if state.pause.is_none() {
+            tracing::warn!(pod = %self.record.id, "pause ended meanwhile; stopping the sandbox");
+            self.begin_stop();
+        }
+        self.publish();
+    }
+
     /// Brings the records up to what the monitor knows.
     fn take_over(&mut self, state: &State) {
         for told in &state.containers {
             let Some(slot) = self.containers.get_mut(&told.container) else { continue };
             slot.record.process = Some(told.process);
-            slot.record.started_ns = told.started_ns.unwrap_or(0);
+            slot.record.started_ns = told.started_ns.unwrap_or(slot.record.started_ns);
             slot.refresh();
             if let Some(exit) = &told.exit {
                 self.exited(exit.clone());
@@ -203,6 +256,29 @@ impl Driver {
         }
     }
 
+    /// Containers of the monitor without a record here, because it was damaged: nobody can ask for them.
+    fn forget_strangers(&mut self, monitor: &Monitor, state: &State) {
+        for told in &state.containers {
+            if self.containers.contains_key(&told.container) {
+                continue;
+            }
+            let (id, monitor, context) = (told.container.clone(), monitor.clone(), self.context.clone());
+            let paths = context.paths(&self.record.id);
+            self.spawn(async move {
+                let removed = async {
+                    monitor.delete(&id).await.map_err(|error| PodError::of("delete", &error))?;
+                    context.discard(paths.container_state(&id)).await?;
+                    context.discard(paths.container_data(&id)).await
+                }
+                .await;
+                move |_: &mut Self| match removed {
+                    Ok(()) => tracing::warn!(container = %id, "removed a container without a record"),
+                    Err(error) => tracing::error!(container = %id, %error, "container without a record not removed"),
+                }
+            });
+        }
+    }
+
     /// Nothing of the sandbox can be alive.
     fn lost(&mut self, why: &str) {
         let living: Vec<ContainerId> = self
@@ -216,7 +292,11 @@ impl Driver {
         }
     }
 
+    /// It is over, and only its monitor may have known how.
     fn fail(&mut self, id: &ContainerId, why: &str) {
+        if let Some(exit) = self.told_exit(id) {
+            return self.exited(exit);
+        }
         if let Some(slot) = self.containers.get_mut(id) {
             slot.record.failure = Some(Failure { reason: "Unknown".into(), message: why.to_owned() });
             slot.record.process = None;
@@ -254,7 +334,7 @@ fn read(context: &super::Context, data: &Path) -> Result<Option<Found>, store::S
             }
             Ok(None) => drop(fs::remove_dir_all(folder.path())),
             Err(error) => {
-                tracing::error!(%error, "container record cannot be read; the container is forgotten with its pod")
+                tracing::error!(%error, "container record cannot be read; the container is removed")
             }
         }
     }

@@ -76,6 +76,14 @@ pub fn set_tree_read_only(tree: impl AsFd) -> io::Result<()> {
     setattr(tree.as_fd(), 0, &libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, ..none() })
 }
 
+/// Makes the mount that `path` is the root of read-only, with all that is mounted below it.
+pub fn set_read_only_below(path: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty())?;
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, ..none() };
+    setattr(root.as_fd(), libc::AT_RECURSIVE, &attr)
+}
+
 fn none() -> libc::mount_attr {
     libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: 0, userns_fd: 0 }
 }

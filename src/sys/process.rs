@@ -109,6 +109,41 @@ fn parse_stat(text: &str) -> Option<(u8, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
+/// Whether the process that started then is still running.
+pub fn lives(pid: i32, started: u64) -> bool {
+    stat(pid).is_some_and(|(state, start)| !matches!(state, b'Z' | b'X') && start == started)
+}
+
+/// SIGKILLs, and waits for, every process whose command line holds `wanted`, argument after argument.
+/// Returns their pids. Walks /proc: for emergencies. Blocks, for a second at most.
+pub fn kill_by_arguments(wanted: &[&str]) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut killed = Vec::new();
+    for pid in pids.filter(|pid| has_arguments(*pid, wanted)) {
+        // The pidfd pins the process; then it is looked at again.
+        if let Ok(handle) = pidfd(pid)
+            && has_arguments(pid, wanted)
+            && signal(&handle, 9).is_ok()
+        {
+            killed.push((pid, handle));
+        }
+    }
+    for (_, handle) in &killed {
+        let mut ended = [rustix::event::PollFd::new(handle, rustix::event::PollFlags::IN)];
+        let limit = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+        // One that does not end is met again by whoever looks at what it held.
+        let _ = rustix::event::poll(&mut ended, Some(&limit));
+    }
+    killed.into_iter().map(|(pid, _)| pid).collect()
+}
+
+fn has_arguments(pid: i32, wanted: &[&str]) -> bool {
+    let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let arguments: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
+    arguments.windows(wanted.len()).any(|some| some.iter().zip(wanted).all(|(a, b)| *a == b.as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::systemd::Scope;
 use crate::types::{ContainerId, ErrorKind, PodId};
 
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
@@ -76,6 +77,13 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// Whether it brings something to life.
+    pub fn begins(&self) -> bool {
+        matches!(self, Self::Pause(_) | Self::Create(_) | Self::Start { .. } | Self::Exec(_))
+    }
+}
+
 /// The pod's own process and namespaces.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PauseSpec {
@@ -89,8 +97,12 @@ pub struct PauseSpec {
     pub hostname: Option<String>,
     /// name (dots) to value, set in the new namespaces.
     pub sysctls: Vec<(String, String)>,
-    /// cgroup folders to put pause in, absolute paths under the cgroup mounts; empty: none.
+    /// cgroup folders to put pause in, absolute paths under the cgroup mounts; empty: none. They
+    /// exist, unless there is a scope.
     pub cgroups: Vec<PathBuf>,
+    /// systemd makes the cgroup, as this.
+    #[serde(default)]
+    pub scope: Option<Scope>,
     /// Uid and gid pause runs as.
     pub user: (u32, u32),
     /// Supplementary groups.
@@ -258,7 +270,7 @@ pub struct ExecSpec {
     pub confinement: Confinement,
     /// Milliseconds until the process is killed; 0: never.
     pub timeout_ms: u64,
-    /// Most bytes collected of stdout and of stderr, each; what is over is read and dropped.
+    /// Most bytes collected of stdout and stderr together; what is over is read and dropped.
     pub output_limit: usize,
     /// Milliseconds to go on reading after exit while grandchildren hold the pipes.
     pub drain_ms: u64,

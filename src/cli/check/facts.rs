@@ -47,7 +47,6 @@ pub(super) struct Facts {
     pub(super) bridge_nf: Option<bool>,
     /// AppArmor is on in the kernel.
     pub(super) apparmor: bool,
-    pub(super) apparmor_parser: bool,
     /// SELinux is on: whether it enforces.
     pub(super) selinux: Option<bool>,
     pub(super) inotify_instances: Option<u64>,
@@ -111,7 +110,6 @@ pub(super) fn gather(subject: &Subject) -> Facts {
         ip_forward: switch("/proc/sys/net/ipv4/ip_forward"),
         bridge_nf: switch("/proc/sys/net/bridge/bridge-nf-call-iptables"),
         apparmor: read("/sys/module/apparmor/parameters/enabled").trim() == "Y",
-        apparmor_parser: in_path("apparmor_parser"),
         selinux: switch("/sys/fs/selinux/enforce"),
         inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
         inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),

@@ -3,55 +3,11 @@
 use super::check::{absolute, known, known_chars, length, list, no_control, user_id};
 use super::namespaces::{Whose, namespaces};
 use super::{At, DecodeError};
+use crate::container::capabilities;
 use crate::proto;
 use crate::proto::security_profile::ProfileType;
 use crate::types::container::ContainerSecurity;
 use crate::types::pod::{GroupsPolicy, PodSecurity, Profile, SelinuxOptions};
-
-/// Capabilities of Linux, in the order of their numbers (capabilities(7)).
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// Security context of a sandbox.
 pub fn pod_security(at: &At<'_>, from: proto::LinuxSandboxSecurityContext) -> Result<PodSecurity, DecodeError> {
@@ -174,7 +130,7 @@ fn capability_name(at: &At<'_>, text: String) -> Result<String, DecodeError> {
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
     match bare {
         "ALL" if upper == "ALL" => Ok(upper),
-        _ if CAPABILITIES.contains(&bare) => Ok(format!("CAP_{bare}")),
+        _ if capabilities::NAMES.contains(&bare) => Ok(format!("CAP_{bare}")),
         _ => Err(at.bad(text, "is no capability that this version knows")),
     }
 }

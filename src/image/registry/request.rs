@@ -33,6 +33,8 @@ pub enum Refusal {
     Forbidden(String),
     /// It fails for now.
     Temporary(String),
+    /// No connection comes up, so that it cannot even say no.
+    Unreachable(String),
     /// It fails, and asking again would not help.
     Permanent(String),
 }
@@ -45,6 +47,7 @@ impl Refusal {
             | Self::Unauthenticated(reason)
             | Self::Forbidden(reason)
             | Self::Temporary(reason)
+            | Self::Unreachable(reason)
             | Self::Permanent(reason) => reason,
         }
     }
@@ -86,7 +89,7 @@ impl Peer {
             let authorization = self.authorization.lock().await.clone();
             let sent =
                 tokio::time::timeout(self.patience, self.send(&method, url.clone(), headers, authorization.as_ref()));
-            let (reason, wait) = match sent.await {
+            let (refusal, wait) = match sent.await {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
                 Ok(Ok(response)) => match response.status() {
                     StatusCode::UNAUTHORIZED if !challenged => {
@@ -99,20 +102,20 @@ impl Peer {
                     StatusCode::NOT_FOUND => return Err(Refusal::NotFound(complaint(response).await)),
                     status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
                         let wait = retry_after(response.headers());
-                        (complaint(response).await, wait)
+                        (Refusal::Temporary(complaint(response).await), wait)
                     }
                     _ => return Err(Refusal::Permanent(complaint(response).await)),
                 },
                 Ok(Err(refusal @ Refusal::Permanent(_))) => return Err(refusal),
-                Ok(Err(refusal)) => (refusal.reason().to_owned(), None),
-                Err(_) => (format!("no answer in {:?}", self.patience), None),
+                Ok(Err(refusal)) => (refusal, None),
+                Err(_) => (Refusal::Temporary(format!("no answer in {:?}", self.patience)), None),
             };
             tried += 1;
             let pause = wait.unwrap_or(PAUSE * 2u32.pow(tried - 1)) + jitter();
             if tried >= tries || pause > MAX_PAUSE + PAUSE {
-                return Err(Refusal::Temporary(reason));
+                return Err(refusal);
             }
-            tracing::debug!(host = %self.host.name(), %reason, ?pause, "registry request will be tried again");
+            tracing::debug!(host = %self.host.name(), reason = refusal.reason(), ?pause, "registry request will be tried again");
             tokio::time::sleep(pause).await;
         }
     }
@@ -153,9 +156,13 @@ impl Peer {
             let response = self.client.request(method.clone(), url.clone()).headers(all).send().await;
             let response = response.map_err(|error| {
                 // A certificate will be no better the next time.
-                let untrusted = is_certificate(&error);
+                let (untrusted, unreachable) = (is_certificate(&error), error.is_connect());
                 let reason = transport(error);
-                if untrusted { Refusal::Permanent(reason) } else { Refusal::Temporary(reason) }
+                match (untrusted, unreachable) {
+                    (true, _) => Refusal::Permanent(reason),
+                    (false, true) => Refusal::Unreachable(reason),
+                    (false, false) => Refusal::Temporary(reason),
+                }
             })?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
                 return Ok(response);

@@ -89,8 +89,10 @@ impl Session {
                     let said = said.and_then(|text| Digest::parse(text).ok());
                     match want.or(said) {
                         Some(want) if want != digest => {
-                            refusals
-                                .push((*peer, Refusal::Permanent(format!("wanted the manifest {want}, got {digest}"))));
+                            refusals.push((
+                                *peer,
+                                Refusal::Permanent(format!("wanted the manifest with digest {want}, got {digest}")),
+                            ));
                         }
                         _ => {
                             let content_type = head.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
@@ -134,7 +136,8 @@ impl Session {
                     if found == descriptor.digest && body.len() as u64 == descriptor.size {
                         return Ok(body);
                     }
-                    let reason = format!("wanted {} bytes, got {} bytes {found}", descriptor.size, body.len());
+                    let reason =
+                        format!("wanted {} bytes, got {} bytes with digest {found}", descriptor.size, body.len());
                     refusals.push((*peer, Refusal::Permanent(reason)));
                 }
                 Err(refusal) => refusals.push((*peer, refusal)),
@@ -187,10 +190,12 @@ impl Session {
         }
     }
 
-    /// The last host (the registry itself) decides what kind of error it is; the text tells of all.
+    /// The last host that could be reached (the registry itself comes last) decides what kind of error it is; the text
+    /// tells of all.
     fn refused(&self, what: &str, refusals: &[(&Peer, Refusal)]) -> ImageError {
         let what = what.to_owned();
-        let Some((peer, last)) = refusals.last() else {
+        let reached = refusals.iter().rfind(|(_, refusal)| !matches!(refusal, Refusal::Unreachable(_)));
+        let Some((peer, last)) = reached.or(refusals.last()) else {
             let reason = "hosts.toml names no host that may be asked for it".to_owned();
             return ImageError::Unavailable { what, reason };
         };
@@ -200,7 +205,7 @@ impl Session {
             Refusal::NotFound(_) => ImageError::NotFound { what, reason },
             Refusal::Unauthenticated(_) => ImageError::Unauthenticated { host, what, reason },
             Refusal::Forbidden(_) => ImageError::Forbidden { host, what, reason },
-            Refusal::Temporary(_) => ImageError::Unavailable { what, reason },
+            Refusal::Temporary(_) | Refusal::Unreachable(_) => ImageError::Unavailable { what, reason },
             Refusal::Permanent(_) => ImageError::Refused { what, reason },
         }
     }

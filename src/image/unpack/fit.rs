@@ -3,10 +3,10 @@
 //! All layers of an image are unpacked at once, each into a folder of its own that other images share. Two things in
 //! an archive mean nothing without the layers below: a folder that is used but not described (it must look as it does
 //! below, and may be a symlink there), and a hard link to a file of a lower layer. Where they make a difference, the
-//! image gets a folder of its own for that layer: a tree of hard links to the shared one, fitted, and named by a
-//! digest over the diff id and everything that was fitted, so that images with the same need share it, too.
+//! image gets a folder of its own for that layer: a copy of the shared one (a container can see a file's number of
+//! links, and programs such as cron refuse files that have too many), fitted, and named by a digest over the diff id and everything that was fitted, so that images with the same need share it, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -178,8 +178,8 @@ pub fn apply(
     into: &Path,
 ) -> Result<Summary, ImageError> {
     let of = |fault: Fault| fault_of(fault, record.diff_id, into);
-    let mut copy = Copy { times: BTreeMap::new(), bytes: 0, inodes: 0 };
     let target = open(into)?;
+    let mut copy = Copy { root: open(into)?, links: HashMap::new(), times: BTreeMap::new(), bytes: 0, inodes: 0 };
     copy.folder(&open(own)?, &target, b"").map_err(of)?;
     let mut tree = tree::Tree::new(target);
     for (from, to) in &fit.moves {
@@ -216,13 +216,17 @@ pub fn apply(
 }
 
 struct Copy {
+    /// Of what is made.
+    root: OwnedFd,
+    /// Where the first of several names of a file went, by the original's inode.
+    links: HashMap<u64, Vec<u8>>,
     times: BTreeMap<Vec<u8>, (i64, u32)>,
     bytes: u64,
     inodes: u64,
 }
 
 impl Copy {
-    /// Copies folders and links everything else: layers never change, so sharing inodes is safe.
+    /// Copies a folder with all that is in it.
     fn folder(&mut self, from: &OwnedFd, to: &OwnedFd, path: &[u8]) -> Result<(), Fault> {
         let failed = |error| Fault::disk(path, error);
         let stat = fs::fstat(from).map_err(failed)?;
@@ -241,7 +245,7 @@ impl Copy {
             let child = join(path, name.to_bytes());
             let failed = |error| Fault::disk(&child, error);
             if file_type != FileType::Directory {
-                self.link(from, &name, to, &name).map_err(failed)?;
+                self.file(from, &name, to, &child).map_err(failed)?;
                 continue;
             }
             fs::mkdirat(to, &*name, Mode::from_raw_mode(0o700)).map_err(failed)?;
@@ -251,6 +255,18 @@ impl Copy {
             self.folder(&inner_from, &inner_to, &child)?;
         }
         Ok(())
+    }
+
+    /// Copies a file; names that share an inode do so in the copy, too.
+    fn file(&mut self, from: &OwnedFd, name: &CStr, to: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
+        let stat = fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if stat.st_nlink > 1 {
+            if let Some(first) = self.links.get(&stat.st_ino) {
+                return fs::linkat(&self.root, &first[..], to, name, AtFlags::empty());
+            }
+            self.links.insert(stat.st_ino, path.to_vec());
+        }
+        self.copy(from, name, to, name)
     }
 
     fn link_from(&mut self, source: &OwnedFd, target: &[u8], tree: &mut tree::Tree, path: &[u8]) -> Result<(), Fault> {

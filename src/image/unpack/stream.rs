@@ -71,7 +71,7 @@ pub fn unpack(pieces: mpsc::Receiver<Piece>, wanted: Wanted, into: &Path) -> Res
         (Err(Broken::NobodyListens), Ok(_)) => Err(ImageError::Aborted { what: format!("layer {layer}") }),
         (Ok(()), Ok((_, found))) if found != layer => Err(ImageError::Corrupt {
             what: blob(),
-            reason: format!("the config promises an archive {layer}, it is {found}"),
+            reason: format!("the config promises diff id {layer}, the archive has {found}"),
         }),
         (Ok(()), Ok((summary, _))) => Ok(summary),
     }
@@ -118,7 +118,9 @@ fn inflate(
     let found = Digest::from_bytes(compressed.digest.finalize().into());
     if compressed.length != wanted.size || found != wanted.blob {
         let (length, size, blob) = (compressed.length, wanted.size, wanted.blob);
-        return Err(Broken::Stream(format!("wanted {size} bytes {blob}, got {length} bytes {found}")));
+        return Err(Broken::Stream(format!(
+            "wanted {size} bytes with digest {blob}, got {length} bytes with digest {found}"
+        )));
     }
     result
 }

@@ -91,6 +91,7 @@ async fn a_request_that_is_too_long_is_not_sent() {
         hostname: Some("h".repeat(codec::MAX_CALL)),
         sysctls: Vec::new(),
         cgroups: Vec::new(),
+        scope: None,
         user: (0, 0),
         groups: Vec::new(),
         bpf: None,

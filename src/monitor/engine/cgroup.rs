@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::failure;
+use crate::cgroup::{scope_of, systemd};
 use crate::types::ErrorKind;
 use crate::wire::Failure;
 
@@ -25,7 +26,7 @@ const REMOVAL_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 pub(super) fn destroy(cgroups: &[PathBuf]) -> Result<(), Failure> {
     let mut first = Ok(());
     // All are emptied before any is removed: a process is in every hierarchy until it has died.
-    for work in [kill as fn(&Path) -> io::Result<()>, remove] {
+    for work in [kill as fn(&Path) -> io::Result<()>, stop_scope, remove] {
         for path in cgroups {
             if let Err(error) = work(path)
                 && first.is_ok()
@@ -35,6 +36,11 @@ pub(super) fn destroy(cgroups: &[PathBuf]) -> Result<(), Failure> {
         }
     }
     first
+}
+
+/// Has systemd forget a scope; it would not notice that its folder is gone.
+fn stop_scope(cgroup: &Path) -> io::Result<()> {
+    scope_of(cgroup).map_or(Ok(()), systemd::stop)
 }
 
 /// Kills until nothing is left. New processes may be forked meanwhile, so until it is seen empty.

@@ -47,6 +47,7 @@ pub(super) struct Confined {
     path: String,
     cwd: std::path::PathBuf,
     init: Option<RawFd>,
+    read_only: Option<&'static Path>,
     uid: u32,
     capabilities: Capabilities,
     no_new_privs: bool,
@@ -96,6 +97,7 @@ impl Confined {
             env: RefCell::new(c_strings(&program.env, "a variable of the environment")?),
             cwd: program.cwd,
             init: None,
+            read_only: None,
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
             no_new_privs: confinement.no_new_privs,
@@ -109,6 +111,12 @@ impl Confined {
     /// closed before init goes to wait for its start.
     pub(super) fn for_init(self, result: RawFd) -> Self {
         Self { init: Some(result), ..self }
+    }
+
+    /// Makes a mount of the container read-only, with all that is mounted below it: libcontainer leaves each
+    /// hierarchy of cgroup v1 writable, and a container could lift its own limits.
+    pub(super) fn with_read_only(self, path: Option<&'static Path>) -> Self {
+        Self { read_only: path, ..self }
     }
 
     /// In an exec process inside the container: `begin` makes it the container's in all but what this
@@ -163,6 +171,9 @@ impl Confined {
 
     /// Step 1: before the wait for the start.
     fn prepare(&self) -> Result<(), Failure> {
+        if let Some(path) = self.read_only {
+            mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
+        }
         if let Some(label) = &self.label {
             apply_label(label).map_err(because("setting the security label"))?;
         }

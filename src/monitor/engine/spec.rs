@@ -128,6 +128,18 @@ pub(super) fn for_libcontainer(config: &mut Value, spec: &CreateSpec, own: Own) 
     Ok(program)
 }
 
+/// Where cgroups are mounted in the container, if they are to be read-only there.
+pub(super) fn read_only_cgroups(config: &Value) -> Option<&'static Path> {
+    const PLACE: &str = "/sys/fs/cgroup";
+    let mounts = config.get("mounts").and_then(Value::as_array)?;
+    let read_only = mounts.iter().any(|mount| {
+        mount["destination"] == PLACE
+            && mount["type"] == "cgroup"
+            && mount["options"].as_array().is_some_and(|options| options.iter().any(|option| option == "ro"))
+    });
+    read_only.then_some(Path::new(PLACE))
+}
+
 /// The user of the container's process, as the host numbers it.
 pub(super) fn owner(config: &Value) -> Result<u32, Failure> {
     let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
@@ -217,6 +229,19 @@ mod tests {
                 "capabilities": {"bounding": all, "effective": all, "permitted": all, "inheritable": [], "ambient": []},
             })
         );
+    }
+
+    #[test]
+    fn cgroups_are_read_only_as_the_spec_says() {
+        let config = |options: &[&str]| {
+            json!({"mounts": [
+                {"destination": "/x", "type": "bind", "options": ["ro"]},
+                {"destination": "/sys/fs/cgroup", "type": "cgroup", "options": options},
+            ]})
+        };
+        assert!(read_only_cgroups(&config(&["nosuid", "ro"])).is_some());
+        assert!(read_only_cgroups(&config(&["nosuid", "rw"])).is_none());
+        assert!(read_only_cgroups(&json!({})).is_none());
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         hygiene::shed(program.oom_score_adj)?;
         give(&config, &streams)?;
         rootfs::prepare(spec)?;
-        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?.for_init(result);
+        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
+            .for_init(result)
+            .with_read_only(spec::read_only_cgroups(&config));
         let (root, systemd) = settings(&spec.engine)?;
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
@@ -90,11 +92,11 @@ pub(super) fn start(spec: &CreateSpec, root: &Path, status: ExecStatus) -> Resul
 /// See [`super::delete`].
 pub(super) fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
     job::spawn(&[], |_| {
-        let (root, systemd) = settings(&spec.engine)?;
+        let (root, _) = settings(&spec.engine)?;
         let folder = root.join(spec.container.as_str());
         let killed = cgroup::destroy(&spec.cgroups);
         let hooks = read_json(&folder.join(CONFIG)).is_ok_and(|config| !config["hooks"].is_null());
-        let forgotten = if hooks || systemd { forget_by_libcontainer(&folder) } else { Ok(()) };
+        let forgotten = if hooks { forget_by_libcontainer(&folder) } else { Ok(()) };
         let removed = match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failure(ErrorKind::Internal, format!("removing {folder:?}: {error}")))
@@ -105,7 +107,7 @@ pub(super) fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
     })
 }
 
-/// Runs the poststop hooks, and has systemd forget the scope.
+/// Runs the poststop hooks.
 fn forget_by_libcontainer(folder: &Path) -> Result<(), Failure> {
     if !folder.join(STATE).exists() {
         return Ok(());

@@ -10,12 +10,14 @@ use crate::container::spec::{self, Inputs, PodPlaces, Program};
 use crate::container::{capabilities, devices, layer_file, user};
 use crate::image::Image;
 use crate::launch::handlers::{Handler, Kind};
-use crate::launch::monitor::Monitor;
+use crate::launch::monitor::{LaunchError, Monitor};
 use crate::launch::seccomp;
 use crate::pod::PodError;
 use crate::pod::context::{Context, blocking};
 use crate::pod::files::{PodPaths, private_folder};
+use crate::pod::lsm;
 use crate::pod::record::PodRecord;
+use crate::pod::teardown::empty;
 use crate::types::container::{ContainerConfig, Mount};
 use crate::types::pod::{NamespaceMode, Profile};
 use crate::types::{ErrorKind, Signal};
@@ -56,20 +58,21 @@ pub(crate) async fn run(request: Request) -> Result<Created, PodError> {
     Ok(Created { record, process: Arc::new(process) })
 }
 
-/// Takes back what a failed [`run`] left.
+/// Kills a container, made or half made, and removes all of it; its record goes with the last files.
 pub(crate) async fn undo(
     context: &Context,
     record: &ContainerRecord,
     monitor: Option<&Monitor>,
 ) -> Result<(), PodError> {
-    if let Some(monitor) = monitor {
-        monitor.delete(&record.id).await.map_err(|error| PodError::of("delete", &error))?;
+    let deleted = match monitor {
+        Some(monitor) => monitor.delete(&record.id).await,
+        None => Err(LaunchError::Gone(record.pod.clone())),
+    };
+    match deleted {
+        Ok(()) => {}
+        Err(LaunchError::Gone(_)) => empty(record.cgroups.clone()).await?,
+        Err(error) => return Err(PodError::of("delete", &error)),
     }
-    forget(context, record).await
-}
-
-/// Removes a container's files; its record goes with the last of them.
-pub(crate) async fn forget(context: &Context, record: &ContainerRecord) -> Result<(), PodError> {
     let paths = context.paths(&record.pod);
     context.discard(paths.container_state(&record.id)).await?;
     context.discard(paths.container_data(&record.id)).await
@@ -77,6 +80,7 @@ pub(crate) async fn forget(context: &Context, record: &ContainerRecord) -> Resul
 
 fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, ContainerRecord), PodError> {
     let Request { context, pod, image, mut record, target_pid, .. } = request;
+    lsm::check(&record.config.security.apparmor, record.config.security.selinux.as_ref())?;
     let paths = context.paths(&pod.id);
     let (data, bundle) = (paths.container_data(&record.id), record.bundle.clone());
     let lower = context.snapshots.lower_dirs(&image.layers);

@@ -13,12 +13,12 @@ use slot::Slot;
 
 use super::PodError;
 use super::config::NamespaceMode;
-use super::context::{KILL_LIMIT, save};
+use super::context::KILL_LIMIT;
 use super::driver::{Driver, Reply};
 use super::state::Stage as PodStage;
 use crate::container::record::{ContainerRecord, Failure, Stage};
 use crate::container::spec;
-use crate::launch::monitor::Monitor;
+use crate::launch::monitor::{LaunchError, Monitor};
 use crate::types::container::ContainerConfig;
 use crate::types::{ContainerId, ErrorKind, HasKind, Signal, now_ns};
 use crate::wire::{Confinement, ExecOutcome, ExecSpec, Exit};
@@ -72,11 +72,7 @@ impl Driver {
             .ok_or_else(|| PodError::NotFound { what: "image", id: config.image.clone() })?;
         let target_pid = self.target(&config)?;
         let id = ContainerId::generate();
-        let parent = self
-            .context
-            .cgroups
-            .parent(&self.record.config.cgroup_parent)
-            .map_err(|error| PodError::of("cgroup", &error))?;
+        let parent = self.context.cgroup_parent(&self.record.config.cgroup_parent)?;
         let paths = self.context.paths(&self.record.id);
         let log_path = log_path(&self.record.config.log_directory, &config.log_path)?;
         let record = ContainerRecord {
@@ -95,7 +91,7 @@ impl Driver {
             log_path,
             process: None,
             bundle: paths.container_state(&id),
-            cgroups: self.context.cgroups.folders(&parent.leaf(id.as_str())),
+            cgroups: self.context.cgroups.container_folders(&parent.leaf(id.as_str())),
             confinement: Confinement::default(),
             config,
             id: id.clone(),
@@ -124,6 +120,7 @@ impl Driver {
         let hold = self.context.images.hold(&request.image);
         let mut slot = Slot::new(request.record.clone(), hold);
         slot.creating.push(reply);
+        let journal = slot.journal.clone();
         self.containers.insert(id.clone(), slot);
         self.shared.add_container(&id, &self.record.id);
         self.creating += 1;
@@ -133,10 +130,10 @@ impl Driver {
             let made = async {
                 let folder = path.parent().map(Path::to_owned).unwrap_or_default();
                 crate::pod::context::blocking("record", move || crate::pod::files::private_folder(&folder)).await?;
-                save(path.clone(), &record).await?;
+                journal.save(path.clone(), &record).await?;
                 let mut created = create::run(request).await?;
                 created.record.stage = Stage::Made;
-                save(path, &created.record).await?;
+                journal.save(path, &created.record).await?;
                 Ok(created)
             }
             .await;
@@ -149,21 +146,24 @@ impl Driver {
     }
 
     fn container_created(&mut self, id: &ContainerId, made: Result<Created, PodError>, undone: Result<(), PodError>) {
-        self.creating -= 1;
-        let Some(slot) = self.containers.get_mut(id) else { return };
+        let Some(slot) = self.containers.get_mut(id) else { return self.creation_ended() };
         let waiting = std::mem::take(&mut slot.creating);
         let answer = match made {
             Ok(created) => {
                 // An exit may have been reported already: the record here knows it, the new one does not.
                 let exit = slot.record.exit.take();
+                let ended = exit.is_some();
                 slot.record = ContainerRecord { exit, ..created.record };
                 slot.process = Some(created.process);
                 slot.refresh();
+                if ended {
+                    self.save_container(id);
+                }
                 Ok(id.clone())
             }
             Err(error) => {
                 if let Err(failure) = undone {
-                    tracing::error!(container = %id, error = %failure, "undoing a container failed; tried again at the next start");
+                    tracing::error!(container = %id, error = %failure, "undoing a container failed; tried again with its sandbox");
                 }
                 if let Some(slot) = self.containers.remove(id) {
                     slot.release();
@@ -176,9 +176,7 @@ impl Driver {
         for reply in waiting {
             let _ = reply.send(answer.clone());
         }
-        if self.creating == 0 && self.record.stage == PodStage::Stopping {
-            self.begin_stop();
-        }
+        self.creation_ended();
     }
 
     pub(crate) fn start_container(&mut self, id: &ContainerId, reply: Reply<()>) {
@@ -252,24 +250,29 @@ impl Driver {
     pub(crate) fn save_container(&mut self, id: &ContainerId) {
         let Some(slot) = self.containers.get(id) else { return };
         let path = self.context.paths(&self.record.id).container_data(id).join("container.json");
-        let record = slot.record.clone();
+        let (saving, id) = (slot.journal.save(path, &slot.record), id.clone());
         self.spawn(async move {
-            let saved = save(path, &record).await;
-            move |_: &mut Driver| {
-                if let Err(error) = saved {
-                    tracing::error!(container = %record.id, %error, "record not written");
+            let saved = saving.await;
+            move |driver: &mut Driver| match saved {
+                // With the container its folder is gone, too.
+                Err(error) if driver.containers.contains_key(&id) && driver.record.stage != PodStage::Removing => {
+                    tracing::error!(container = %id, %error, "record not written");
                 }
+                _ => {}
             }
         });
     }
 
     pub(crate) fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
         let Some(slot) = self.containers.get(id) else { return drop(reply.send(Ok(()))) };
-        let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else { return drop(reply.send(Ok(()))) };
-        let (exit, signal) = (slot.exit.subscribe(), slot.record.stop_signal);
+        if !slot.started() {
+            return drop(reply.send(Ok(())));
+        }
+        // Without a monitor it is being killed with its sandbox.
+        let (monitor, exit, signal) = (self.monitor.clone(), slot.exit.subscribe(), slot.record.stop_signal);
         let id = id.clone();
         self.spawn(async move {
-            let stopped = stop(&monitor, &id, exit, signal, grace).await;
+            let stopped = stop(monitor.as_ref(), &id, exit, signal, grace).await;
             move |_: &mut Driver| drop(reply.send(stopped))
         });
     }
@@ -289,23 +292,18 @@ impl Driver {
 
     /// Kills what runs, deletes what is left.
     pub(crate) fn begin_remove_container(&mut self, id: ContainerId) {
+        let path = self.context.paths(&self.record.id).container_data(&id).join("container.json");
         let Some(slot) = self.containers.get_mut(&id) else { return };
+        slot.unmade |= slot.record.stage == Stage::Creating;
         slot.record.stage = Stage::Removing;
-        let (record, exit) = (slot.record.clone(), slot.exit.subscribe());
+        let (record, saving) = (slot.record.clone(), slot.journal.save(path, &slot.record));
         let (context, monitor) = (self.context.clone(), self.monitor.clone());
         self.spawn(async move {
-            let removed = async {
-                let path = context.paths(&record.pod).container_data(&record.id).join("container.json");
-                save(path, &record).await?;
-                if let Some(monitor) = &monitor {
-                    if record.exit.is_none() && record.started_ns != 0 {
-                        stop(monitor, &record.id, exit, Signal::KILL, Duration::ZERO).await?;
-                    }
-                    monitor.delete(&record.id).await.map_err(|error| PodError::of("delete", &error))?;
-                }
-                create::forget(&context, &record).await
+            if let Err(error) = saving.await {
+                // On a full disk removals must go on; that it was begun is forgotten with the daemon, no more.
+                tracing::warn!(container = %record.id, %error, "record not written");
             }
-            .await;
+            let removed = create::undo(&context, &record, monitor.as_ref()).await;
             move |driver: &mut Driver| driver.container_removed(&id, removed)
         });
     }
@@ -320,8 +318,13 @@ impl Driver {
                 }
                 self.shared.drop_container(id);
             }
-            // A retry begins anew.
-            Err(_) => slot.record.stage = Stage::Made,
+            Err(error) => {
+                tracing::warn!(container = %id, %error, "container could not be removed");
+                // A retry begins anew; what nobody knows of goes with the sandbox.
+                if !slot.unmade {
+                    slot.record.stage = Stage::Made;
+                }
+            }
         }
         self.publish();
         for reply in waiting {
@@ -386,23 +389,31 @@ impl Driver {
     }
 }
 
-/// Stop signal, grace, SIGKILL for the whole cgroup. Returns once init has ended.
+/// Stop signal, grace, SIGKILL for the whole cgroup. Returns once init has ended. Each call stands for
+/// itself: one with a short grace ends what one with a long grace waits for.
 async fn stop(
-    monitor: &Monitor,
+    monitor: Option<&Monitor>,
     id: &ContainerId,
     mut exit: watch::Receiver<Option<Exit>>,
     signal: Signal,
     grace: Duration,
 ) -> Result<(), PodError> {
-    let kill = |signal: Signal, all: bool| monitor.kill(id, signal.number(), all);
+    let kill = async |signal: Signal, all: bool| match monitor {
+        None => Ok(()),
+        Some(monitor) => match monitor.kill(id, signal.number(), all).await {
+            // The sandbox is being taken down, and the container with it.
+            Ok(()) | Err(LaunchError::Gone(_)) => Ok(()),
+            Err(error) => Err(PodError::of("kill", &error)),
+        },
+    };
     if !grace.is_zero() && signal != Signal::KILL {
-        kill(signal, false).await.map_err(|error| PodError::of("kill", &error))?;
+        kill(signal, false).await?;
         if tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok() {
             // What init left behind in a PID namespace that it shared.
-            return kill(Signal::KILL, true).await.map_err(|error| PodError::of("kill", &error));
+            return kill(Signal::KILL, true).await;
         }
     }
-    kill(Signal::KILL, true).await.map_err(|error| PodError::of("kill", &error))?;
+    kill(Signal::KILL, true).await?;
     match tokio::time::timeout(KILL_LIMIT, exit.wait_for(Option::is_some)).await {
         Ok(_) => Ok(()),
         Err(_) => Err(PodError::failed(ErrorKind::DeadlineExceeded, format!("container {id} does not end on SIGKILL"))),

@@ -9,6 +9,7 @@ use crate::container::record::{ContainerRecord, Stage};
 use crate::container::view::ContainerView;
 use crate::image::LayerHold;
 use crate::pod::PodError;
+use crate::pod::journal::Journal;
 use crate::types::ContainerId;
 use crate::types::container::ContainerConfig;
 use crate::wire::Exit;
@@ -16,6 +17,7 @@ use crate::wire::Exit;
 /// One container.
 pub(crate) struct Slot {
     pub(crate) record: ContainerRecord,
+    pub(crate) journal: Journal,
     /// The published snapshot of `record`.
     pub(crate) view: Arc<ContainerView>,
     /// Tells waiting stops and removals of the exit.
@@ -27,6 +29,8 @@ pub(crate) struct Slot {
     pub(crate) creating: Vec<oneshot::Sender<Result<ContainerId, PodError>>>,
     pub(crate) starting: Option<Vec<oneshot::Sender<Result<(), PodError>>>>,
     pub(crate) removing: Vec<oneshot::Sender<Result<(), PodError>>>,
+    /// It was never made: what its making left is being removed, and nobody is to see it.
+    pub(crate) unmade: bool,
     config: Arc<ContainerConfig>,
 }
 
@@ -37,21 +41,23 @@ impl Slot {
             view: Arc::new(view(&record, &config)),
             exit: watch::Sender::new(record.exit.clone()),
             record,
+            journal: Journal::default(),
             hold,
             process: None,
             creating: Vec::new(),
             starting: None,
             removing: Vec::new(),
+            unmade: false,
             config,
         }
     }
 
     /// In lists: made and not about to vanish unmade.
     pub(crate) fn visible(&self) -> bool {
-        self.record.stage != Stage::Creating
+        self.record.stage != Stage::Creating && !self.unmade
     }
 
-    /// Its init process lives.
+    /// Its program runs.
     pub(crate) fn running(&self) -> bool {
         self.record.started_ns != 0 && self.record.exit.is_none()
     }
@@ -59,6 +65,11 @@ impl Slot {
     /// The container is gone: its layers may go, too.
     pub(crate) fn release(self) {
         self.hold.release();
+    }
+
+    /// It runs, or may do so in a moment.
+    pub(crate) fn started(&self) -> bool {
+        self.running() || (self.starting.is_some() && self.record.exit.is_none())
     }
 
     /// Brings the snapshot up to date.

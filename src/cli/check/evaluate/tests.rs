@@ -44,7 +44,6 @@ fn good() -> Facts {
         ip_forward: Some(true),
         bridge_nf: Some(true),
         apparmor: true,
-        apparmor_parser: true,
         selinux: None,
         inotify_instances: Some(8192),
         inotify_watches: Some(524_288),
@@ -141,6 +140,5 @@ fn disks_and_limits() {
     assert_eq!(after(|facts| facts.state.bytes_free = 0), "FAIL state folder");
     assert_eq!(after(|facts| facts.inotify_instances = Some(128)), "warn inotify instances");
     assert_eq!(after(|facts| facts.inotify_watches = None), "warn inotify watches");
-    assert_eq!(after(|facts| facts.apparmor_parser = false), "warn apparmor");
     assert_eq!(after(|facts| facts.monitor.1 = false), "FAIL monitor");
 }
