@@ -243,7 +243,7 @@ impl Identity {
     /// On the host still: raising a limit needs a capability of its user namespace.
     fn limit(&self) -> Result<(), Failure> {
         for (resource, limit) in &self.limits {
-            let set = rustix::process::setrlimit(*resource, limit.clone());
+            let set = rustix::process::setrlimit(*resource, *limit);
             attempt(set, || format!("setting the limit {resource:?} to {limit:?}"))?;
         }
         Ok(())
