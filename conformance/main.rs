@@ -9,6 +9,7 @@ mod bad_images;
 mod bad_input;
 mod config;
 mod containers;
+mod crash;
 mod driver;
 mod exec;
 mod handlers;

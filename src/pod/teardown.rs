@@ -87,7 +87,8 @@ async fn processes(
     let folders = blocking("containers", move || {
         // Also of containers whose records cannot be read.
         for id in containers(&paths) {
-            folders.extend(parent.iter().flat_map(|parent| looker.cgroups.container_folders(&parent.leaf(id.as_str()))));
+            folders
+                .extend(parent.iter().flat_map(|parent| looker.cgroups.container_folders(&parent.leaf(id.as_str()))));
         }
         folders.sort();
         folders.dedup();
