@@ -118,7 +118,7 @@ async fn the_daemon_is_killed_at_random_moments() {
                 node.remove_pod(&pod.id).await.unwrap();
             }
             let pod = node.up(node.pod("b")).await;
-            assert_eq!(node.script(&pod, "c", "echo runs").await, "runs\n", "round {round}");
+            assert_eq!(node.script(&pod, &format!("c{round}"), "echo runs").await, "runs\n", "round {round}");
         }
     }
     node.finish().await;
