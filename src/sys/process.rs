@@ -218,40 +218,6 @@ pub fn fork_test(child: impl FnOnce() -> u8) -> i32 {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_follow_the_shell() {
-        assert_eq!(exit_code(7 << 8), 7);
-        assert_eq!(exit_code(9), 137);
-        assert_eq!(exit_code(11 | 0x80), 139, "with a core dump");
-    }
-
-    #[test]
-    fn rubbish_is_no_filter() {
-        assert!(install_filter(&[]).is_err());
-        assert!(install_filter(&[0; 12]).is_err());
-    }
-
-    #[test]
-    fn a_threaded_process_is_not_forked() {
-        let (send, wait) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || wait.recv());
-        let error = fork_into(UnshareFlags::empty(), None, || 0).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
-        drop(send);
-        let _ = thread.join();
-    }
-
-    #[test]
-    fn strangers_are_no_children() {
-        assert!(!is_child(1));
-        assert!(signal(pidfd(i32::try_from(std::process::id()).unwrap()).unwrap(), 65).is_err());
-    }
-}
-
 /// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for good.
 pub fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -304,4 +270,53 @@ fn has_arguments(pid: i32, wanted: &[&str]) -> bool {
     let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let arguments: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
     arguments.windows(wanted.len()).any(|some| some.iter().zip(wanted).all(|(a, b)| *a == b.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_follow_the_shell() {
+        assert_eq!(exit_code(7 << 8), 7);
+        assert_eq!(exit_code(9), 137);
+        assert_eq!(exit_code(11 | 0x80), 139, "with a core dump");
+    }
+
+    #[test]
+    fn rubbish_is_no_filter() {
+        assert!(install_filter(&[]).is_err());
+        assert!(install_filter(&[0; 12]).is_err());
+    }
+
+    #[test]
+    fn a_threaded_process_is_not_forked() {
+        let (send, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || wait.recv());
+        let error = fork_into(UnshareFlags::empty(), None, || 0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+        drop(send);
+        let _ = thread.join();
+    }
+
+    #[test]
+    fn strangers_are_no_children() {
+        assert!(!is_child(1));
+        assert!(signal(pidfd(i32::try_from(std::process::id()).unwrap()).unwrap(), 65).is_err());
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_arguments() {
+        let mark = format!("mark-{}", std::process::id());
+        let mut child =
+            std::process::Command::new("sh").args(["-c", "sleep 100; true", "--pod", &mark]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let started = start_time(pid).unwrap();
+        assert!(lives(pid, started) && !lives(pid, started + 1));
+        assert!(kill_by_arguments(&["--pod", "another"]).is_empty());
+        // Between fork and execve it looks like this test.
+        while kill_by_arguments(&["--pod", &mark]).is_empty() {}
+        assert!(!lives(pid, started), "a zombie does not live");
+        assert_eq!(child.wait().unwrap().code(), None);
+    }
 }
