@@ -10,6 +10,7 @@ mod bad_input;
 mod cgroups;
 mod config;
 mod containers;
+mod crash;
 mod driver;
 mod exec;
 mod handlers;

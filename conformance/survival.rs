@@ -304,6 +304,8 @@ async fn a_retry_joins_the_call_under_way() {
     assert_eq!(node.pods(PodSandboxFilter::default()).await.len(), 1);
     let adds = std::fs::read_to_string(&log).unwrap().lines().count();
     assert_eq!(adds, 1, "one sandbox, one ADD");
+    // Its connection is an open file of the daemon.
+    drop(hasty);
     node.down(&pod).await;
     node.finish().await;
 }

@@ -106,6 +106,11 @@ impl Daemon {
         .await
     }
 
+    /// Takes note of the end of one that has ended, or is about to.
+    pub fn reap(mut self) {
+        self.child.wait().expect("wait for the daemon");
+    }
+
     /// The open files of it, TCP connections left out.
     pub fn open_files(&self) -> Vec<String> {
         host::open_files(self.pid())

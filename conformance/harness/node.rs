@@ -126,7 +126,9 @@ impl Node {
 
     /// The daemon has ended in a way the test itself saw to.
     pub fn forget_daemon(&mut self) {
-        self.daemon = None;
+        if let Some(daemon) = self.daemon.take() {
+            daemon.reap();
+        }
     }
 
     /// The node's folder.

@@ -81,6 +81,14 @@ impl Pod {
         spec
     }
 
+    /// The daemon dies; waits for the monitor's end.
+    fn abandon(self) -> i32 {
+        self.peer.stream.shutdown(std::net::Shutdown::Both).unwrap();
+        let (_, status) = waitpid(Some(self.pid), WaitOptions::empty()).unwrap().unwrap();
+        assert!(!self.folder.path().join(socket::NAME).exists());
+        status.exit_status().unwrap()
+    }
+
     fn end(mut self) -> i32 {
         self.peer.ok(Request::Shutdown);
         let (_, status) = waitpid(Some(self.pid), WaitOptions::empty()).unwrap().unwrap();
@@ -427,4 +435,26 @@ fn a_failed_pause_says_why() {
     assert!(failure.message.contains("/none/such/netns"));
     assert!(matches!(pod.peer.ok(Request::KillPause), Reply::Done));
     assert_eq!(pod.end(), 0);
+}
+
+#[test]
+fn a_monitor_that_looks_after_nothing_ends_with_its_daemon() {
+    assert_eq!(Pod::new().abandon(), 0);
+    let mut pod = Pod::new();
+    let spec = pod.run("true");
+    pod.peer.exit();
+    pod.peer.ok(Request::Delete { container: spec.container });
+    assert_eq!(pod.abandon(), 0);
+}
+
+#[test]
+fn what_a_dead_daemon_asked_for_is_not_begun() {
+    let mut pod = Pod::new();
+    let spec = pod.spec("sleep 100", &[]);
+    let stop = |signal| rustix::process::kill_process(pod.pid, signal).unwrap();
+    stop(rustix::process::Signal::STOP);
+    pod.peer.send(Request::Create(Box::new(spec)));
+    pod.peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stop(rustix::process::Signal::CONT);
+    assert_eq!(pod.abandon(), 0);
 }

@@ -350,7 +350,7 @@ impl Network {
             let parameters = parameters(&record, network);
             let capabilities = &record.capabilities;
             let chain = Chain { config: &network.config, runner: &runner, parameters: &parameters, capabilities };
-            chain.del(network.result.as_ref(), &Page { ledger, index }).await?;
+            chain.del(network.result.as_ref(), record.added, &Page { ledger, index }).await?;
         }
         ledger.close().await
     }

@@ -480,7 +480,7 @@ impl Driver {
                 self.monitor = None;
                 if self.record.stage == Stage::Ready {
                     tracing::warn!(pod = %self.record.id, "connection to the monitor lost although nobody asked");
-                    drop(self.reach());
+                    drop(self.reach(false));
                 }
             }
         }

@@ -61,6 +61,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), PodError> {
     while let Some(adopted) = reading.next().await {
         adopting.extend(adopted);
     }
+    drop(reading);
     for id in live.into_iter().filter(|id| !known.contains(id)) {
         // The remains of a removal that was cut short.
         purge::begin(context.clone(), id);
@@ -69,15 +70,19 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), PodError> {
     if tokio::time::timeout(START_LIMIT, all).await.is_err() {
         tracing::warn!("some monitors do not answer at once; going on without them for now");
     }
-    collect_networks(shared.clone());
+    collect_networks(shared.clone(), known);
     Ok(())
 }
 
 /// In the background: plugins may take their time. Sandboxes made meanwhile are spared, for they are
-/// looked up when no attach can run.
-fn collect_networks(shared: Arc<Shared>) {
+/// looked up when no attach can run; so are those that were `found`, whatever became of them.
+fn collect_networks(shared: Arc<Shared>, found: Vec<PodId>) {
     tokio::spawn(async move {
-        let kept = || shared.lock().pods.keys().map(|id| (id.clone(), "eth0".to_owned())).collect();
+        let kept = || {
+            let made: Vec<PodId> = shared.lock().pods.keys().cloned().collect();
+            let all: std::collections::BTreeSet<PodId> = made.into_iter().chain(found).collect();
+            all.into_iter().map(|id| (id, "eth0".to_owned())).collect()
+        };
         if let Err(error) = shared.context.network.gc(kept).await {
             tracing::warn!(%error, "garbage collection of networks failed");
         }
@@ -178,7 +183,7 @@ impl Driver {
                 let text = "the daemon ended while the sandbox was being made";
                 self.undo(PodError::failed(ErrorKind::Aborted, text));
             }
-            Recovery::Adopt => return Some(self.reach()),
+            Recovery::Adopt => return Some(self.reach(true)),
             Recovery::Stop => {
                 if rebooted {
                     self.lost("the node was rebooted");
@@ -197,13 +202,14 @@ impl Driver {
     }
 
     /// Connects to the monitor and takes over what it knows; the sandbox is stopped if that fails.
-    pub(super) fn reach(&mut self) -> oneshot::Receiver<()> {
+    /// `inherited`: what is half made or half removed was left by an earlier daemon.
+    pub(super) fn reach(&mut self, inherited: bool) -> oneshot::Receiver<()> {
         let (done, waiting) = oneshot::channel();
         let (context, record) = (self.context.clone(), self.record.clone());
         self.spawn(async move {
             let connected = connect(&context, &record).await;
             move |driver: &mut Self| {
-                driver.reached(connected);
+                driver.reached(connected, inherited);
                 // Nobody may wait any more.
                 let _ = done.send(());
             }
@@ -211,20 +217,24 @@ impl Driver {
         waiting
     }
 
-    fn reached(&mut self, connected: Option<Connected>) {
+    fn reached(&mut self, connected: Option<Connected>, inherited: bool) {
         if self.record.stage != PodStage::Ready {
             // A stop came first; it ends the monitor by itself.
             return;
         }
         let Some((monitor, state, events)) = connected else {
             tracing::warn!(pod = %self.record.id, "monitor is gone; stopping the sandbox");
-            self.finish_removals();
+            if inherited {
+                self.finish_removals();
+            }
             return self.begin_stop();
         };
         self.take_over(&state);
         self.forget_strangers(&monitor, &state);
         self.adopt(monitor, events);
-        self.finish_removals();
+        if inherited {
+            self.finish_removals();
+        }
         if state.pause.is_none() {
             tracing::warn!(pod = %self.record.id, "pause ended meanwhile; stopping the sandbox");
             self.begin_stop();

@@ -169,4 +169,19 @@ mod tests {
         assert_eq!(parse_stat(""), None);
         assert!(stat(i32::try_from(std::process::id()).unwrap()).is_some_and(|(state, _)| b"RS".contains(&state)));
     }
+
+    #[test]
+    fn a_process_is_found_by_its_arguments() {
+        let mark = format!("mark-{}", std::process::id());
+        let mut child =
+            std::process::Command::new("sh").args(["-c", "sleep 100; true", "--pod", &mark]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let started = start_time(pid).unwrap();
+        assert!(lives(pid, started) && !lives(pid, started + 1));
+        assert!(kill_by_arguments(&["--pod", "another"]).is_empty());
+        // Between fork and execve it looks like this test.
+        while kill_by_arguments(&["--pod", &mark]).is_empty() {}
+        assert!(!lives(pid, started), "a zombie does not live");
+        assert_eq!(child.wait().unwrap().code(), None);
+    }
 }

@@ -74,14 +74,22 @@ impl Chain<'_> {
     }
 
     /// DEL by every plugin, last first, up to the first that fails: an address must not be given back while
-    /// a rule of a later plugin still points at it. `result` is what ADD gave, as far as it got.
-    pub async fn del(&self, result: Option<&PluginResult>, journal: &impl Journal) -> Result<(), NetworkError> {
+    /// a rule of a later plugin still points at it. `result` is what ADD gave, as far as it got. Unless all
+    /// were `added`, a plugin that is not installed most likely is why, and has nothing to undo.
+    pub async fn del(
+        &self,
+        result: Option<&PluginResult>,
+        added: bool,
+        journal: &impl Journal,
+    ) -> Result<(), NetworkError> {
         // Plugins of older versions were not promised it, and refuse what they do not expect.
         let result = result.filter(|_| self.config.version >= Version::V0_4_0);
         for plugin in self.config.plugins.iter().rev() {
             match self.call(Verb::Del, plugin, result, journal).await {
                 Err(NetworkError::Plugin { source, .. })
                     if matches!(*source, PluginFailure::Refused { code: UNKNOWN_CONTAINER, .. }) => {}
+                Err(NetworkError::Plugin { source, .. })
+                    if !added && matches!(*source, PluginFailure::Missing { .. }) => {}
                 other => drop(other?),
             }
         }

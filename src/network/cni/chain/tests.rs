@@ -100,7 +100,7 @@ async fn add_passes_results_on_and_del_goes_back() {
     assert_eq!(case.input("c.ADD")["prevResult"]["by"], "b");
 
     case.with(async |chain| chain.check(&result, &NoJournal).await.unwrap()).await;
-    case.with(async |chain| chain.del(Some(&result), &NoJournal).await.unwrap()).await;
+    case.with(async |chain| chain.del(Some(&result), true, &NoJournal).await.unwrap()).await;
     assert_eq!(case.log(), "ADD a, ADD b, ADD c, CHECK a, CHECK b, CHECK c, DEL c, DEL b, DEL a");
     for name in ["a.DEL", "b.DEL", "c.DEL", "a.CHECK"] {
         assert_eq!(case.input(name)["prevResult"]["by"], "c", "{name}");
@@ -117,7 +117,7 @@ async fn old_configurations_know_less() {
         chain.check(&result, &NoJournal).await.unwrap();
         chain.gc(&[], &NoJournal).await.unwrap();
         chain.status(&NoJournal).await.unwrap();
-        chain.del(Some(&result), &NoJournal).await.unwrap();
+        chain.del(Some(&result), true, &NoJournal).await.unwrap();
     })
     .await;
     assert_eq!(case.log(), "ADD a, ADD b, ADD c, DEL c, DEL b, DEL a");
@@ -160,10 +160,10 @@ async fn a_failure_stops_the_chain_and_names_the_plugin() {
     );
     assert_eq!(case.log(), "ADD a");
     put(case.folder.path(), "b", "#!/bin/sh\nexit 1");
-    case.with(async |chain| chain.del(None, &NoJournal).await.unwrap_err()).await;
+    case.with(async |chain| chain.del(None, true, &NoJournal).await.unwrap_err()).await;
     assert_eq!(case.log(), "ADD a, DEL c", "a stays until b is undone");
     put(case.folder.path(), "b", "#!/bin/sh\necho '{\"code\":3,\"msg\":\"unknown container\"}'; exit 1");
-    case.with(async |chain| chain.del(None, &NoJournal).await.unwrap()).await;
+    case.with(async |chain| chain.del(None, true, &NoJournal).await.unwrap()).await;
     assert_eq!(case.log(), "ADD a, DEL c, DEL c, DEL a");
 }
 
