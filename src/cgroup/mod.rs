@@ -136,8 +136,12 @@ impl Cgroups {
     }
 
     /// Notes which folders of `parent` do not exist, and so will have been made for `pod`; deepest
-    /// first, for its record, and one day for [`Parents::release`]. Blocks.
+    /// first, for its record, and one day for [`Parents::release`]. None are with the systemd driver:
+    /// slices are systemd's, which takes away what [`systemd::Scope::enter`] had it make. Blocks.
     pub fn claim(&self, pod: &str, parent: &Parent) -> Vec<PathBuf> {
+        if self.driver == Driver::Systemd {
+            return Vec::new();
+        }
         self.parents.claim(pod, &self.all, &parent.relative())
     }
 

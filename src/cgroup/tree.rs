@@ -67,7 +67,8 @@ pub fn kill_all(folders: &[PathBuf]) {
 /// any more. systemd is told first: it does not notice if a scope's folder goes as soon as it is empty.
 pub fn remove(folders: &[PathBuf]) -> Result<(), CgroupError> {
     for folder in folders {
-        if let Some(unit) = scope_of(folder) {
+        // As long as something lives there, it would wait for that.
+        if let Some(unit) = scope_of(folder).filter(|_| !populated(std::slice::from_ref(folder))) {
             systemd::stop(unit).map_err(|source| CgroupError::Unit { unit: unit.to_owned(), source })?;
         }
         remove_nested(folder, 0).map_err(|source| CgroupError::Io {

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use crate::cgroup::scope_of;
 use crate::sys::process;
 
 const SIGKILL: i32 = 9;
@@ -69,6 +70,18 @@ pub fn oom_killed(folders: &[PathBuf]) -> bool {
             .iter()
             .any(|file| fs::read_to_string(folder.join(file)).is_ok_and(|text| oom_kills(&text) > 0))
     })
+}
+
+/// systemd removes a scope's cgroup, with its count, as soon as it is empty, which may be before
+/// [`oom_killed`] is asked. The cgroup above counts for all below it. `None`: no scope.
+pub fn oom_kills_above(folders: &[PathBuf]) -> Option<u64> {
+    let folder = folders.iter().find(|folder| scope_of(folder).is_some())?;
+    fs::read_to_string(folder.parent()?.join("memory.events")).ok().map(|text| oom_kills(&text))
+}
+
+/// None of the folders can be asked any more.
+pub fn gone(folders: &[PathBuf]) -> bool {
+    folders.iter().all(|folder| !folder.exists())
 }
 
 /// The `oom_kill` count in `memory.events` (v2) or `memory.oom_control` (v1, since Linux 4.13).

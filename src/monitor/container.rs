@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use super::backend::ExecStatus;
+use super::cgroup;
 use super::output::Stdio;
 use super::poll::Timer;
 use super::server::Caller;
@@ -43,6 +44,8 @@ pub struct Container {
     pub ended: Option<(Ended, i64)>,
     /// As reported.
     pub exit: Option<Exit>,
+    /// The OOM killer's count in the cgroup above when it was last looked at, where that is needed.
+    pub oom_kills_above: Option<u64>,
     /// Under way.
     pub doing: Option<Doing>,
     /// To be done afterwards.
@@ -53,6 +56,7 @@ impl Container {
     /// One whose creation has just begun.
     pub fn new(spec: CreateSpec, stdio: Stdio, status: Option<ExecStatus>, caller: Caller) -> Self {
         Self {
+            oom_kills_above: cgroup::oom_kills_above(&spec.cgroups),
             spec,
             stdio,
             status,

@@ -181,13 +181,17 @@ impl Monitor {
     fn report(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some((ended, at_ns)) = container.ended.filter(|_| container.exit.is_none()) else { return };
-        let exit = Exit {
-            container: id.clone(),
-            exit_code: ended.code(),
-            oom_killed: cgroup::oom_killed(&container.spec.cgroups),
-            at_ns,
-        };
+        let above = cgroup::oom_kills_above(&container.spec.cgroups);
+        // Of several containers of the pod, the one that SIGKILL ended is it.
+        let counted = above > container.oom_kills_above && ended.code() == 128 + libc::SIGKILL;
+        let folders = &container.spec.cgroups;
+        let oom_killed = cgroup::oom_killed(folders) || (counted && cgroup::gone(folders));
+        let exit = Exit { container: id.clone(), exit_code: ended.code(), oom_killed, at_ns };
         container.exit = Some(exit.clone());
+        if above.is_some() {
+            // What was laid at this one's door is at no other's.
+            self.containers.values_mut().for_each(|other| other.oom_kills_above = above);
+        }
         if let Err(error) = record(&self.dir, &exit) {
             // The daemon learns of it from the event or from Hello.
             warn!(container = %id, %error, "exit.json could not be written");
