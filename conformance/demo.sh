@@ -8,9 +8,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 target=$(realpath -m "${CARGO_TARGET_DIR:-$here/../target}")
 export CARGO_TARGET_DIR=$target
 if [ "$(id -u)" != 0 ]; then echo "demo: root is needed, for namespaces, mounts and cgroups" >&2; exit 1; fi
-if [ -z "${PODWRIGHT_DEMO:-}" ]; then PODWRIGHT_DEMO=1 exec unshare --net --mount --propagation slave -- "$0" "$@"; fi
-
+images=$target/conformance/images
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+if [ -z "${PODWRIGHT_DEMO:-}" ]; then
+  # Out here, for the packages come from the network, and in there is none.
+  say "Images made of Debian's busybox and nginx"
+  "$here/images/make-images.sh" "$images" </dev/null
+  echo "$images"
+  PODWRIGHT_DEMO=1 exec unshare --net --mount --propagation slave -- "$0" "$@"
+fi
+
 pids=()
 work=$(mktemp -d /tmp/podwright-demo.XXXXXX)
 # shellcheck disable=SC2317,SC2086
@@ -38,9 +45,7 @@ chmod 755 "$work"
 mount -t tmpfs -o mode=0755 podwright-demo "$work"
 mkdir -p "$work"/{net.d,leases,conf,certs.d/_default}
 
-say "A registry on loopback, with images made of Debian's busybox"
-images=$target/conformance/images
-"$here/images/make-images.sh" "$images" | sed -n '/library/p'
+say "A registry on loopback"
 port=5000
 # Before a connection succeeds there is nothing to wait on but the next try.
 PATH=$PATH:$target/conformance/tools/usr/bin "$here/images/serve.sh" 127.0.0.1:$port "$images" >"$work/registry.log" 2>&1 &
