@@ -142,6 +142,9 @@ fn overlay_by_fsopen(lower: &[PathBuf], upper: Option<(&Path, &Path)>, names: &m
     if let Some((upper, work)) = upper {
         set("upperdir", &names.name(upper)?)?;
         set("workdir", &names.name(work)?)?;
+        // Or the whole file system below would be synced when the overlay goes. What is in `upper` is of
+        // no use without the container, which no reboot survives.
+        rustix::mount::fsconfig_set_flag(&context, "volatile").map_err(|errno| with_log(errno, &context))?;
     }
     rustix::mount::fsconfig_create(&context).map_err(|errno| with_log(errno, &context))?;
     let mut attributes = MountAttrFlags::empty();
