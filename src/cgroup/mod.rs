@@ -20,7 +20,8 @@ use crate::types::{ErrorKind, HasKind};
 const MOUNT: &str = "/sys/fs/cgroup";
 
 /// v1 controllers that a leaf of ours is made in; a machine may lack some.
-const V1: [&str; 9] = ["memory", "pids", "cpu,cpuacct", "cpu", "cpuacct", "freezer", "blkio", "devices", "systemd"];
+const V1: [&str; 11] =
+    ["memory", "pids", "cpu,cpuacct", "cpu", "cpuacct", "cpuset", "freezer", "blkio", "devices", "hugetlb", "systemd"];
 
 /// What can go wrong with cgroups.
 #[derive(Debug, thiserror::Error)]

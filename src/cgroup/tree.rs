@@ -22,9 +22,31 @@ pub fn make(folders: &[PathBuf]) -> Result<Vec<PathBuf>, CgroupError> {
             path: folder.clone(),
             source,
         })?;
+        let top = new.as_deref().unwrap_or(folder);
+        fill_cpuset(top, folder).map_err(|source| CgroupError::Io { action: "fill", path: folder.clone(), source })?;
         made.extend(new.filter(|top| top != folder));
     }
     Ok(made)
+}
+
+/// A new cpuset of cgroup v1 has no CPU and no memory node, and takes no process before it is given
+/// some; here its parent's.
+fn fill_cpuset(top: &Path, folder: &Path) -> io::Result<()> {
+    let is_v1 = folder.join("cgroup.clone_children").exists();
+    if !is_v1 || !folder.join("cpuset.cpus").exists() {
+        return Ok(());
+    }
+    let mut levels: Vec<&Path> = folder.ancestors().take_while(|path| path.starts_with(top)).collect();
+    levels.reverse();
+    for level in levels {
+        let Some(parent) = level.parent() else { continue };
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if fs::read_to_string(level.join(file))?.trim().is_empty() {
+                fs::write(level.join(file), fs::read_to_string(parent.join(file))?.trim())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// True if a process lives in one of the folders or below.

@@ -19,7 +19,7 @@ use super::executor::Confined;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::{ExecStatus, Job, Streams, attempt, failure};
-use super::{capture::Capture, cgroup, devices, hygiene, rootfs};
+use super::{capture::Capture, cgroup, devices, hierarchies, hygiene, rootfs};
 use crate::types::{ErrorKind, chain};
 use crate::wire::{self, CreateSpec, Engine, ExecSpec, Failure};
 
@@ -41,9 +41,11 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let program = spec::for_libcontainer(&mut config, spec, own)?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
-        spec::save(&bundle.join("config.json"), &config)?;
         hygiene::shed(program.oom_score_adj)?;
         rootfs::prepare(spec)?;
+        let rules = config.pointer("/linux/resources/devices").cloned();
+        let hierarchies = hierarchies::enter(&mut config, spec)?;
+        spec::save(&bundle.join("config.json"), &config)?;
         if config.pointer("/root/readonly") == Some(&Value::Bool(true)) && spec.rootfs.upper.is_some() {
             // Later it could not be made any more. If it cannot now, the Executor says why.
             let root = rustix::fs::open(&spec.rootfs.mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -56,9 +58,13 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
             let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(root)?.with_executor(executor);
             with_streams(builder, streams).as_init(&bundle).with_systemd(systemd).as_sibling(true).build()
         })?;
-        devices::restrict(&config, &spec.cgroups)?;
-        match container.pid() {
-            Some(pid) => Ok(Outcome::Process(pid.as_raw())),
+        devices::restrict(rules.as_ref(), &spec.cgroups)?;
+        let pid = container.pid().map(|pid| pid.as_raw());
+        if let (Some(hierarchies), Some(pid)) = (hierarchies, pid) {
+            hierarchies.show(pid)?;
+        }
+        match pid {
+            Some(pid) => Ok(Outcome::Process(pid)),
             None => Err(failure(ErrorKind::Internal, "libcontainer made a container without a process")),
         }
     })?;
