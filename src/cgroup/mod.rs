@@ -25,7 +25,8 @@ const MOUNT: &str = "/sys/fs/cgroup";
 
 /// v1 controllers that pause's leaf is made in; a machine may lack some. Containers have theirs in all
 /// hierarchies, because libcontainer makes them there.
-const V1: [&str; 9] = ["memory", "pids", "cpu,cpuacct", "cpu", "cpuacct", "freezer", "blkio", "devices", "systemd"];
+const V1: [&str; 11] =
+    ["memory", "pids", "cpu,cpuacct", "cpu", "cpuacct", "cpuset", "freezer", "blkio", "devices", "hugetlb", "systemd"];
 
 /// What can go wrong with cgroups.
 #[derive(Debug, thiserror::Error)]

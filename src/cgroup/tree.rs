@@ -18,6 +18,7 @@ const TRIES: usize = 8;
 /// where each cgroup above lets its children have the controller.
 pub fn make(folders: &[PathBuf]) -> Result<(), CgroupError> {
     for folder in folders {
+        let new = folder.ancestors().take_while(|path| !path.exists()).last().map(Path::to_owned);
         let mut made = fs::create_dir_all(folder);
         for _ in 1..TRIES {
             if !made.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
@@ -26,6 +27,8 @@ pub fn make(folders: &[PathBuf]) -> Result<(), CgroupError> {
             made = fs::create_dir_all(folder);
         }
         made.map_err(|source| CgroupError::Io { action: "make", path: folder.clone(), source })?;
+        let top = new.as_deref().unwrap_or(folder);
+        fill_cpuset(top, folder).map_err(|source| CgroupError::Io { action: "fill", path: folder.clone(), source })?;
         hand_down_controllers(folder);
     }
     Ok(())
@@ -34,6 +37,26 @@ pub fn make(folders: &[PathBuf]) -> Result<(), CgroupError> {
 /// The name of the systemd scope whose cgroup this is.
 pub fn scope_of(folder: &Path) -> Option<&str> {
     folder.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".scope"))
+}
+
+/// A new cpuset of cgroup v1 has no CPU and no memory node, and takes no process before it is given
+/// some; here its parent's.
+fn fill_cpuset(top: &Path, folder: &Path) -> io::Result<()> {
+    let is_v1 = folder.join("cgroup.clone_children").exists();
+    if !is_v1 || !folder.join("cpuset.cpus").exists() {
+        return Ok(());
+    }
+    let mut levels: Vec<&Path> = folder.ancestors().take_while(|path| path.starts_with(top)).collect();
+    levels.reverse();
+    for level in levels {
+        let Some(parent) = level.parent() else { continue };
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if fs::read_to_string(level.join(file))?.trim().is_empty() {
+                fs::write(level.join(file), fs::read_to_string(parent.join(file))?.trim())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// True if a process lives in one of the folders or below.

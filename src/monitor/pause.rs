@@ -94,9 +94,8 @@ fn become_pause(
     filter: Option<&[u8]>,
     program: BorrowedFd<'_>,
 ) -> Step<Infallible> {
-    for folder in cgroups {
-        let file = folder.join("cgroup.procs");
-        during("joining cgroup", folder, write_existing(&file, "0"))?;
+    for file in cgroups {
+        during("joining cgroup", file, write_existing(file, "0"))?;
     }
     if let Some(scope) = &spec.scope {
         let folder = spec.cgroups.first().and_then(|folder| folder.strip_prefix(CGROUP_ROOT).ok());
@@ -216,8 +215,9 @@ fn filter(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// The cgroup v2 folder to be born in, and those to join afterwards: joining takes a lock that all
-/// processes of the host share, being born somewhere does not.
+/// The cgroup v2 folder to be born in, and the files by which to join the others. Writing to
+/// `cgroup.procs` takes a lock that all processes of the host share, and waits for every CPU; being
+/// born somewhere does not, nor does moving one's only thread by the `tasks` of cgroup v1.
 fn cgroups(folders: &[PathBuf]) -> Step<(Option<OwnedFd>, Vec<PathBuf>)> {
     let (mut unified, mut rest) = (None, Vec::new());
     for folder in folders {
@@ -227,7 +227,8 @@ fn cgroups(folders: &[PathBuf]) -> Step<(Option<OwnedFd>, Vec<PathBuf>)> {
         if unified.is_none() && system.f_type == CGROUP2_SUPER_MAGIC {
             unified = Some(opened);
         } else {
-            rest.push(folder.clone());
+            let v2 = system.f_type == CGROUP2_SUPER_MAGIC;
+            rest.push(folder.join(if v2 { "cgroup.procs" } else { "tasks" }));
         }
     }
     Ok((unified, rest))

@@ -54,6 +54,23 @@ pub fn attach(tree: impl AsFd, target: &Path) -> io::Result<()> {
     rustix::mount::move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Into::into)
 }
 
+/// Attaches a detached mount at `name` below the folder `place`; empty: at that itself.
+pub fn attach_at(tree: impl AsFd, place: impl AsFd, name: &str) -> io::Result<()> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    flags.set(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH, name.is_empty());
+    rustix::mount::move_mount(tree, "", place, name, flags).map_err(Into::into)
+}
+
+/// A new, detached tmpfs with these options.
+pub fn tmpfs(options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(&context, *key, *value)?;
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(Into::into)
+}
+
 /// Changes a detached tree and all mounts in it.
 pub fn set_tree_propagation(tree: impl AsFd, propagation: Propagation) -> io::Result<()> {
     let propagation = match propagation {
@@ -73,7 +90,12 @@ pub fn set_tree_idmap(tree: impl AsFd, user_namespace: impl AsFd) -> io::Result<
 
 /// Makes a detached mount read-only.
 pub fn set_tree_read_only(tree: impl AsFd) -> io::Result<()> {
-    setattr(tree.as_fd(), 0, &libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, ..none() })
+    set_tree_attributes(tree, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// Adds attributes to a mount that was made by this process, without those below it.
+pub fn set_tree_attributes(tree: impl AsFd, attributes: MountAttrFlags) -> io::Result<()> {
+    setattr(tree.as_fd(), 0, &libc::mount_attr { attr_set: u64::from(attributes.bits()), ..none() })
 }
 
 /// Makes the mount that `path` is the root of read-only, with all that is mounted below it.
@@ -150,6 +172,9 @@ fn overlay_by_fsopen(lower: &[PathBuf], upper: Option<(&Path, &Path)>, names: &m
     if let Some((upper, work)) = upper {
         set("upperdir", &names.name(upper)?)?;
         set("workdir", &names.name(work)?)?;
+        // Or the whole file system below would be synced when the overlay goes. What is in `upper` is of
+        // no use without the container, which no reboot survives.
+        rustix::mount::fsconfig_set_flag(&context, "volatile").map_err(|errno| with_log(errno, &context))?;
     }
     rustix::mount::fsconfig_create(&context).map_err(|errno| with_log(errno, &context))?;
     let mut attributes = MountAttrFlags::empty();

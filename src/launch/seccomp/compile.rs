@@ -26,12 +26,15 @@ const EPERM: u16 = 1;
 pub struct SeccompCompiler {
     folder: PathBuf,
     known: Mutex<HashMap<Digest, PathBuf>>,
+    /// Of our own profile, by bounding set: making and naming it takes longer than all else there is
+    /// to prepare for a container.
+    defaults: Mutex<HashMap<u64, PathBuf>>,
 }
 
 impl SeccompCompiler {
     /// Keeps filters in `folder`, which is made when first needed.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, known: Mutex::default() }
+        Self { folder, known: Mutex::default(), defaults: Mutex::default() }
     }
 
     /// The file with the filter that `profile` compiles to. Blocks for about 10 ms the first time.
@@ -47,6 +50,17 @@ impl SeccompCompiler {
             self.keep(&path, &filter).map_err(|source| SeccompError::Io { path: path.clone(), source })?;
         }
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, path.clone());
+        Ok(path)
+    }
+
+    /// The file with the filter of [`super::default_profile`] for a container with these capabilities.
+    pub fn default_file(&self, caps: u64) -> Result<PathBuf, SeccompError> {
+        let known = self.defaults.lock().unwrap_or_else(PoisonError::into_inner).get(&caps).cloned();
+        if let Some(path) = known.filter(|path| path.exists()) {
+            return Ok(path);
+        }
+        let path = self.bpf_file(&super::default_profile(caps)?)?;
+        self.defaults.lock().unwrap_or_else(PoisonError::into_inner).insert(caps, path.clone());
         Ok(path)
     }
 

@@ -28,6 +28,9 @@ pub enum SeccompError {
     /// The text is no profile.
     #[error("a seccomp profile that cannot be read")]
     Json(#[from] serde_json::Error),
+    /// The runtime's own profile cannot be put together.
+    #[error("the built-in seccomp profile")]
+    BuiltIn(#[from] oci_spec::OciSpecError),
     /// A part of it makes no sense.
     #[error("seccomp profile: {what} {value:?} is not known")]
     Unknown {
@@ -66,7 +69,7 @@ impl HasKind for SeccompError {
                 ErrorKind::InvalidArgument
             }
             Self::Unsupported(_) => ErrorKind::Unimplemented,
-            Self::Io { .. } => ErrorKind::Internal,
+            Self::BuiltIn(_) | Self::Io { .. } => ErrorKind::Internal,
         }
     }
 }

@@ -51,17 +51,34 @@ impl Rule {
         (self.kind, self.major, self.minor, self.access) == (None, None, None, ALL)
     }
 
+    /// For cgroup v1, which knows no rule for devices of all kinds but the one for all access to all.
+    fn line(&self) -> Result<String, Failure> {
+        if self.is_for_all() {
+            return Ok("a".to_owned());
+        }
+        let kind = match self.kind {
+            Some(BLOCK) => 'b',
+            Some(_) => 'c',
+            None => return Err(failure(ErrorKind::Unimplemented, "device rules for all kinds on cgroup v1")),
+        };
+        let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
+        let access: String =
+            letters.iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| *letter).collect();
+        Ok(format!("{kind} {}:{} {access}", number(self.major), number(self.minor)))
+    }
+
     const fn character(major: u32, minor: Option<u32>) -> Self {
         Self { allow: true, kind: Some(CHAR), major: Some(major), minor, access: ALL }
     }
 }
 
-/// Puts the rules of `config` in force for a container on a node with cgroup v2, before it runs.
-pub(super) fn restrict(config: &Value, cgroups: &[PathBuf]) -> Result<(), Failure> {
+/// Puts the spec's rules in force for a container on a node with cgroup v2, before it runs.
+pub(super) fn restrict(rules: Option<&Value>, cgroups: &[PathBuf]) -> Result<(), Failure> {
     if !enforced_here() {
         return Ok(());
     }
-    let Some(rules) = config.pointer("/linux/resources/devices").and_then(Value::as_array) else { return Ok(()) };
+    let Some(rules) = rules.and_then(Value::as_array) else { return Ok(()) };
     let rules = parse(rules)?;
     for path in cgroups {
         attach(path, &rules)?;
@@ -72,6 +89,12 @@ pub(super) fn restrict(config: &Value, cgroups: &[PathBuf]) -> Result<(), Failur
 /// cgroup v2 alone is on this machine, where such things are ours to do.
 pub(super) fn enforced_here() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// The same as lines for the device controller of cgroup v1: whether to allow, and what.
+pub(super) fn lines(rules: &Value) -> Result<Vec<(bool, String)>, Failure> {
+    let rules = rules.as_array().map(Vec::as_slice).unwrap_or_default();
+    parse(rules)?.iter().map(|rule| rule.line().map(|line| (rule.allow, line))).collect()
 }
 
 fn attach(cgroup: &Path, rules: &[Rule]) -> Result<(), Failure> {
@@ -208,6 +231,19 @@ mod tests {
         );
         assert_eq!(got[0], ("null", true, true));
         assert_eq!(got[1], ("kmsg", true, false));
+    }
+
+    #[test]
+    fn rules_as_lines_for_v1() {
+        let rules = json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "b", "major": 8, "access": "r"},
+            {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "wm"},
+        ]);
+        let lines = lines(&rules).unwrap();
+        assert_eq!(lines[0], (false, "a".to_owned()));
+        assert_eq!(lines[3], (true, "c 1:3 rwm".to_owned()));
+        assert_eq!(lines[lines.len() - 2..], [(true, "b 8:* r".to_owned()), (false, "c 1:11 wm".to_owned())]);
     }
 
     #[test]

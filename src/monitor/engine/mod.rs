@@ -22,6 +22,7 @@ mod capture;
 mod cgroup;
 mod devices;
 mod executor;
+mod hierarchies;
 mod hygiene;
 mod job;
 mod join;

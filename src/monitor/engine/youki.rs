@@ -19,7 +19,7 @@ use super::executor::Confined;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::{ExecStatus, Job, Streams, attempt, failure};
-use super::{capture::Capture, cgroup, devices, hygiene, resources, rootfs, stdio};
+use super::{capture::Capture, cgroup, devices, hierarchies, hygiene, resources, rootfs, stdio};
 use crate::types::{ErrorKind, chain};
 use crate::wire::{CreateSpec, Engine, Failure};
 
@@ -46,24 +46,30 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
             Some(linux) if devices::enforced_here() => resources::take(linux, systemd),
             _ => Vec::new(),
         };
-        spec::save(&bundle.join("config.json"), &config)?;
         hygiene::shed(program.oom_score_adj)?;
         give(&config, &streams)?;
         rootfs::prepare(spec)?;
-        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
-            .for_init(result)
-            .with_read_only(spec::read_only_cgroups(&config));
+        let rules = config.pointer("/linux/resources/devices").cloned();
+        let read_only = spec::read_only_cgroups(&config);
+        let hierarchies = hierarchies::enter(&mut config, spec)?;
+        spec::save(&bundle.join("config.json"), &config)?;
+        let executor =
+            Confined::new(program, &spec.confinement, own.bounding, write)?.for_init(result).with_read_only(read_only);
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
             let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(root)?.with_executor(executor);
             with_streams(builder, streams).as_init(&bundle).with_systemd(systemd).as_sibling(true).build()
         })?;
-        devices::restrict(&config, &spec.cgroups)?;
+        devices::restrict(rules.as_ref(), &spec.cgroups)?;
         for folder in &spec.cgroups {
             resources::apply(folder, &limits)?;
         }
-        match container.pid() {
-            Some(pid) => Ok(Outcome::Process(pid.as_raw())),
+        let pid = container.pid().map(|pid| pid.as_raw());
+        if let (Some(hierarchies), Some(pid)) = (hierarchies, pid) {
+            hierarchies.show(pid)?;
+        }
+        match pid {
+            Some(pid) => Ok(Outcome::Process(pid)),
             None => Err(failure(ErrorKind::Internal, "libcontainer made a container without a process")),
         }
     })?;

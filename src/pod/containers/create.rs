@@ -21,7 +21,7 @@ use crate::pod::teardown::empty;
 use crate::types::container::{ContainerConfig, Mount};
 use crate::types::pod::{NamespaceMode, Profile};
 use crate::types::{ErrorKind, Signal};
-use crate::wire::{CreateSpec, Engine, Process, Rootfs, StdioSpec};
+use crate::wire::{Confinement, CreateSpec, Engine, Process, Rootfs, StdioSpec};
 
 /// All that making a container needs to know of its pod.
 pub(crate) struct Request {
@@ -89,7 +89,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
 
     let handler = context.handlers.get(&pod.handler).map_err(|error| PodError::of("handler", &error))?;
     let built_in = handler.settings.kind == Kind::Youki;
-    let profile = seccomp_profile(&context, &record.config)?;
+    let (bpf, profile) = seccomp_parts(&context, &record.config, built_in)?;
     let places = places(&paths, &pod);
     let parent = context.cgroup_parent(&pod.config.cgroup_parent)?;
     let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
@@ -113,7 +113,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         cgroup_v2: context.cgroups.is_v2(),
         rootfs: &rootfs,
         staging: &staging,
-        seccomp: profile.clone(),
+        seccomp: profile,
         held: context.held_capabilities,
         stage: built_in,
         annotations: annotations(handler, &pod, &record),
@@ -126,10 +126,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         value: error.value,
         reason: error.reason.to_owned(),
     })?;
-    let mut confinement = made.confinement;
-    if let Some(profile) = profile.filter(|_| built_in) {
-        confinement.bpf = Some(context.seccomp.bpf_file(&profile).map_err(|error| PodError::of("seccomp", &error))?);
-    }
+    let confinement = Confinement { bpf, ..made.confinement };
     let io = |error: std::io::Error| PodError::io("bundle", &error);
     for folder in [&data.join("work"), &rootfs] {
         private_folder(folder).map_err(io)?;
@@ -222,25 +219,48 @@ fn device_nodes(config: &ContainerConfig, handler: &Handler) -> Result<Vec<devic
     Ok(nodes)
 }
 
-fn seccomp_profile(
+/// Where a container's seccomp profile comes from.
+#[derive(Debug, Clone, Copy)]
+enum ProfileSource<'a> {
+    BuiltIn,
+    File(&'a Path),
+}
+
+fn profile_source<'a>(context: &'a Context, config: &'a ContainerConfig) -> Option<ProfileSource<'a>> {
+    if config.security.privileged {
+        return None;
+    }
+    match &config.security.seccomp {
+        Profile::Unset if !context.limits.seccomp_when_unset => None,
+        Profile::Unconfined => None,
+        Profile::Unset | Profile::RuntimeDefault => Some(match &context.limits.seccomp_default {
+            None => ProfileSource::BuiltIn,
+            Some(path) => ProfileSource::File(path),
+        }),
+        Profile::Localhost(path) => Some(ProfileSource::File(Path::new(path))),
+    }
+}
+
+/// Our Executor takes the compiled filter, a runtime binary the profile: one of the two is wanted.
+fn seccomp_parts(
     context: &Context,
     config: &ContainerConfig,
-) -> Result<Option<oci_spec::runtime::LinuxSeccomp>, PodError> {
-    if config.security.privileged {
-        return Ok(None);
-    }
+    built_in: bool,
+) -> Result<(Option<PathBuf>, Option<oci_spec::runtime::LinuxSeccomp>), PodError> {
+    let failed = |error| PodError::of("seccomp", &error);
+    let Some(source) = profile_source(context, config) else { return Ok((None, None)) };
     let caps = capabilities::sets(&config.security, context.held_capabilities).map(|sets| sets.bounding).unwrap_or(0);
-    let load = |path: &Path| load_profile(path, caps).map(Some);
-    match &config.security.seccomp {
-        Profile::Unset if !context.limits.seccomp_when_unset => Ok(None),
-        Profile::Unconfined => Ok(None),
-        Profile::Unset | Profile::RuntimeDefault => match &context.limits.seccomp_default {
-            None => seccomp::default_profile(caps)
-                .map(Some)
-                .map_err(|error| PodError::failed(ErrorKind::Internal, format!("seccomp: {error}"))),
-            Some(path) => load(path),
-        },
-        Profile::Localhost(path) => load(Path::new(path)),
+    if built_in && matches!(source, ProfileSource::BuiltIn) {
+        return Ok((Some(context.seccomp.default_file(caps).map_err(failed)?), None));
+    }
+    let profile = match source {
+        ProfileSource::BuiltIn => seccomp::default_profile(caps)
+            .map_err(|error| PodError::failed(ErrorKind::Internal, format!("seccomp: {error}")))?,
+        ProfileSource::File(path) => load_profile(path, caps)?,
+    };
+    match built_in {
+        true => Ok((Some(context.seccomp.bpf_file(&profile).map_err(failed)?), None)),
+        false => Ok((None, Some(profile))),
     }
 }
 
