@@ -13,7 +13,7 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 if [ -z "${PODWRIGHT_DEMO:-}" ]; then
   # Out here, for the packages come from the network, and in there is none.
   say "Images made of Debian's busybox and nginx"
-  "$here/images/make-images.sh" "$images" </dev/null
+  "$here/images/make-images.sh" "$images" </dev/null | sed -n /library/p
   echo "$images"
   PODWRIGHT_DEMO=1 exec unshare --net --mount --propagation slave -- "$0" "$@"
 fi
