@@ -61,6 +61,8 @@ async fn pause_and_containers_have_leaves_of_their_own() {
     node.exec(&ctr, &["sh", "-c", "sleep 7113 >/dev/null 2>&1 &"]).await;
     let late = host::descendants().into_iter().find(|p| p.command.starts_with("sleep 7113")).unwrap();
     assert_eq!(cgroup_of(late.pid), leaf(&ctr.id));
+    let inside = node.exec(&ctr, &["cat", "/proc/self/cgroup"]).await;
+    assert!(!cgroups::is_v2() || inside == "0::/\n", "the container's cgroup namespace: {inside}");
     if cgroups::is_v2() {
         // A limit on the pod, as the kubelet sets, or on any leaf, needs the controllers all the way down.
         let given = fs::read_to_string(parent_folder(&node).join("cgroup.subtree_control")).unwrap();

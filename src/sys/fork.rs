@@ -103,6 +103,11 @@ pub fn enter(pidfd: BorrowedFd<'_>, namespaces: ThreadNameSpaceType) -> io::Resu
 }
 
 impl Inside {
+    /// Joins more namespaces, in the child.
+    pub fn enter(&self, pidfd: BorrowedFd<'_>, namespaces: ThreadNameSpaceType) -> io::Result<()> {
+        Ok(rustix::thread::move_into_thread_name_spaces(pidfd, namespaces)?)
+    }
+
     /// As [`fork_into`], but the child is this process's sibling: its parent reaps it. The pid is as
     /// this process sees it.
     pub fn fork_sibling(&self, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> i32) -> io::Result<Child> {
@@ -129,7 +134,7 @@ fn clone3(
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     match pid {
         0 => end_with(body),
-        pid => match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        pid => match i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw) {
             // SAFETY: the kernel has just stored a descriptor there that nobody else knows.
             Some(pid) if pidfd >= 0 => Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
             _ => Err(io::Error::last_os_error()),

@@ -73,7 +73,13 @@ pub(super) fn exec(
             if !matches!(rustix::io::read(&wait, &mut [0u8; 1]), Ok(1)) {
                 return 126;
             }
-            executor.run(|| target.join_cgroups().and_then(|()| identity.assume(&source)))
+            executor.run(|| {
+                target.join_cgroups()?;
+                // Not before: inside the namespace, a folder that the helper was not in itself is out of reach.
+                let joined = inside.enter(target.pidfd.as_fd(), ThreadNameSpaceType::CONTROL_GROUP);
+                attempt(joined, || "joining the cgroup namespace".to_owned())?;
+                identity.assume(&source)
+            })
         };
         let born = match inside.fork_sibling(target.unified.as_ref().map(AsFd::as_fd), body) {
             // Processes in a folder that shares out controllers: the container has made groups of its own.
@@ -163,7 +169,7 @@ impl Target {
     }
 }
 
-/// All that a container may have; joining one that is shared with the host changes nothing, but for
+/// All that a container may have, but for the cgroup namespace, which comes last; joining one that is shared with the host changes nothing, but for
 /// the user namespace, which cannot be joined twice.
 fn namespaces(proc: &Path) -> io::Result<ThreadNameSpaceType> {
     use std::os::unix::fs::MetadataExt as _;
@@ -171,8 +177,7 @@ fn namespaces(proc: &Path) -> io::Result<ThreadNameSpaceType> {
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::NETWORK
-        | ThreadNameSpaceType::CONTROL_GROUP;
+        | ThreadNameSpaceType::NETWORK;
     let file = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
     for (name, flag) in [("user", ThreadNameSpaceType::USER), ("time", ThreadNameSpaceType::TIME)] {
         let ours = match file(&Path::new("/proc/self/ns").join(name)) {
