@@ -14,7 +14,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::systemd::Scope;
 use crate::types::{ContainerId, ErrorKind, PodId};
 
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
@@ -113,6 +112,15 @@ pub struct PauseSpec {
     pub bpf: Option<PathBuf>,
     /// OOM score adjustment; lowering it may be refused by the kernel, which is tolerated.
     pub oom_score_adj: i32,
+}
+
+/// A scope: processes that systemd did not start, in a cgroup that it makes for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// Name, with `.scope`.
+    pub unit: String,
+    /// Name of the slice it is in, with `.slice`.
+    pub slice: String,
 }
 
 /// Which program creates the container.

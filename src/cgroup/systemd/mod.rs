@@ -11,8 +11,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 pub use message::Property;
 use message::{FIXED, Incoming, Kind, Reader, Writer};
 
@@ -25,14 +23,7 @@ const MAX_LINE: u64 = 1024;
 /// Messages of no interest that may come before the one that is awaited.
 const MAX_STRAY: usize = 100_000;
 
-/// A scope: processes that systemd did not start, in a cgroup that it makes for them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scope {
-    /// Name, with `.scope`.
-    pub unit: String,
-    /// Name of the slice it is in, with `.slice`.
-    pub slice: String,
-}
+pub use crate::wire::Scope;
 
 impl Scope {
     /// Makes the scope with the calling process in it, and with the slices that it takes. Slices that

@@ -53,8 +53,9 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let read_only = spec::read_only_cgroups(&config);
         let hierarchies = hierarchies::enter(&mut config, spec)?;
         spec::save(&bundle.join("config.json"), &config)?;
-        let executor =
-            Confined::new(program, &spec.confinement, own.bounding, write)?.for_init(result).with_read_only(read_only);
+        let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
+            .for_init(result)
+            .with_read_only(read_only.filter(|_| hierarchies.is_none()));
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
             let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(root)?.with_executor(executor);
