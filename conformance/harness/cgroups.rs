@@ -24,13 +24,14 @@ pub fn parent(token: &str, driver: &str) -> String {
     if driver == "systemd" { format!("podwrighttest{token}.slice") } else { format!("/podwright-test-{token}") }
 }
 
-/// The roots of all hierarchies.
+/// The roots of all hierarchies that can be reached: one that a test covered is not.
 pub fn roots() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
     let mut roots: Vec<PathBuf> = table
         .lines()
         .filter(|line| line.split_once(" - ").is_some_and(|(_, tail)| tail.starts_with("cgroup")))
         .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from))
+        .filter(|root| root.join("cgroup.procs").exists())
         .collect();
     roots.dedup();
     roots
