@@ -28,12 +28,24 @@ async fn node_with(name: &str) -> Option<Node> {
         let text = std::fs::read_to_string(&shipped).unwrap();
         let text =
             text.replace(&format!("binary = \"{name}\""), &format!("binary = {:?}", binary.display().to_string()));
-        vec![(format!("{name}.toml"), text)]
+        vec![(format!("{name}.toml"), network(name, text))]
     };
     let hide_unified = name == "crun";
     let mut node = Node::with(Setup { handlers, hide_unified, ..Setup::default() }).await;
     node.pull(BUSYBOX).await;
     Some(node)
+}
+
+/// gVisor of before 2025 takes a network namespace in which this file exists for the host's, and gives it no network
+/// stack of its own; newer kernels show the file everywhere. It then uses the pod's.
+fn network(handler: &str, text: String) -> String {
+    let file = ["-n", "test", "-e", "/proc/sys/net/core/rmem_default"];
+    let everywhere = || std::process::Command::new("unshare").args(file).status().is_ok_and(|status| status.success());
+    if handler != "runsc" || !everywhere() {
+        return text;
+    }
+    println!("NOTE: --network=host is added: this kernel's network namespaces look like the host's to runsc");
+    text.replace("\"--overlay2=none\"", "\"--overlay2=none\", \"--network=host\"")
 }
 
 async fn up(node: &Node, handler: &str, name: &str) -> Pod {

@@ -141,6 +141,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Made, SpecError> {
         "mounts": mounts.list,
         "linux": linux,
     });
+    if !inputs.stage && inputs.places.netns.is_some() && !inputs.pod.hostname.is_empty() {
+        // A runtime with a kernel of its own does not see the namespace's name.
+        spec["hostname"] = json!(inputs.pod.hostname);
+    }
     if !inputs.annotations.is_empty() {
         spec["annotations"] =
             inputs.annotations.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>().into();
