@@ -2,11 +2,13 @@
 # Counts what tests and the demo may have left on this machine: processes, mounts, interfaces, cgroups, folders.
 # Tells each and exits with 1 if there is any. What belongs to a test that is running now does not count.
 #
-# usage: census.sh [FOLDER]     FOLDER: the demo's, which is still there
+# usage: [SINCE=FILE] census.sh [FOLDER]     FOLDER: the demo's, which is still there
+#        SINCE: of folders and cgroups only those newer than this file count, not what an earlier run left that was killed
 set -euo pipefail
 pattern='/tmp/(pwt|podwright-demo)\.'
 if [ $# -gt 0 ]; then pattern=$1/; fi
 left=()
+newer=(); if [ -n "${SINCE:-}" ]; then newer=(-newer "$SINCE"); fi
 
 # Whether a process is this script, or has a running test among its ancestors.
 excused() {
@@ -43,9 +45,9 @@ if [ $# -gt 0 ]; then
     find "$1/leases" -type f ! -name 'last_reserved_ip*' ! -name lock 2>/dev/null)
   while read -r file; do left+=("state $file"); done < <(find "$1/root/pods" "$1/state/pods" -mindepth 1 2>/dev/null)
 elif [ "$running" = 0 ]; then
-  while read -r path; do left+=("folder $path"); done < <(find /tmp -maxdepth 1 -name 'pwt.*' -o -maxdepth 1 -name 'podwright-demo.*')
+  while read -r path; do left+=("folder $path"); done < <(find /tmp -maxdepth 1 \( -name 'pwt.*' -o -name 'podwright-demo.*' \) ${newer[@]+"${newer[@]}"})
   while read -r path; do left+=("cgroup $path"); done < <(
-    find /sys/fs/cgroup -maxdepth 3 -type d \( -name 'podwright-test-*' -o -name 'podwrighttest*' \) 2>/dev/null)
+    find /sys/fs/cgroup -maxdepth 3 -type d \( -name 'podwright-test-*' -o -name 'podwrighttest*' \) ${newer[@]+"${newer[@]}"} 2>/dev/null)
 fi
 
 if [ ${#left[@]} -gt 0 ]; then
