@@ -488,16 +488,16 @@ impl Driver {
 
     /// Every container is over: what was not reported was killed with the sandbox.
     pub(super) fn end_all(&mut self) {
-        let living: Vec<ContainerId> = self
-            .containers
-            .values()
-            .filter(|slot| slot.record.exit.is_none())
-            .map(|slot| slot.record.id.clone())
-            .collect();
-        for id in living {
+        for id in self.not_ended() {
             let killed = Exit { container: id.clone(), exit_code: 137, oom_killed: false, at_ns: now_ns() };
             self.exited(self.told_exit(&id).unwrap_or(killed));
         }
+    }
+
+    /// Containers whose end nobody has told yet.
+    pub(super) fn not_ended(&self) -> Vec<ContainerId> {
+        let living = self.containers.values().filter(|slot| slot.record.exit.is_none());
+        living.map(|slot| slot.record.id.clone()).collect()
     }
 
     /// What the monitor left written of a container's end.

@@ -291,13 +291,7 @@ impl Driver {
 
     /// Nothing of the sandbox can be alive.
     fn lost(&mut self, why: &str) {
-        let living: Vec<ContainerId> = self
-            .containers
-            .values()
-            .filter(|slot| slot.record.exit.is_none())
-            .map(|slot| slot.record.id.clone())
-            .collect();
-        for id in living {
+        for id in self.not_ended() {
             self.fail(&id, why);
         }
     }
