@@ -17,6 +17,7 @@ mod record;
 mod recover;
 mod retry;
 pub mod state;
+pub mod streams;
 mod teardown;
 pub mod view;
 
