@@ -19,6 +19,7 @@ mod images;
 mod layers;
 mod limits;
 mod logs;
+mod lsm;
 mod monitor;
 mod network;
 mod sandbox;

@@ -12,7 +12,7 @@ use crate::launch::handlers::Handlers;
 use crate::launch::monitor::Launcher;
 use crate::launch::seccomp::SeccompCompiler;
 use crate::network::{self, Network};
-use crate::pod::{Context, Limits, Pods};
+use crate::pod::{Context, Limits, Lsm, LsmSettings, Pods};
 use crate::snapshot::Snapshots;
 use crate::types::{ErrorKind, HasKind, chain};
 
@@ -52,6 +52,8 @@ pub struct App {
     pub handlers: Handlers,
     /// cgroup set-up.
     pub cgroups: Cgroups,
+    /// Security modules of the kernel.
+    pub lsm: Arc<Lsm>,
     /// The configuration, as merged.
     pub config: Arc<Config>,
 }
@@ -73,7 +75,9 @@ impl App {
             .map_err(failed("handlers"))?;
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
+        let lsm = Arc::new(Lsm::start(&lsm_settings(&config), &state).await);
         let context = Context {
+            lsm: lsm.clone(),
             boot_id: boot_id()?,
             cgroups: cgroups.clone(),
             snapshots: Snapshots::new(&root),
@@ -90,7 +94,7 @@ impl App {
         let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
         // Only now do all containers hold their layers again.
         images.collect_garbage();
-        Ok(Self { pods, images, network, handlers, cgroups, config })
+        Ok(Self { pods, images, network, handlers, cgroups, lsm, config })
     }
 }
 
@@ -113,6 +117,7 @@ impl App {
             handlers: handlers.collect(),
             cgroups: self.cgroups.clone(),
             stats: Arc::default(),
+            lsm: self.lsm.clone(),
             systemd_cgroup: self.cgroups.driver == Driver::Systemd,
             features: Features {
                 supplemental_groups_policy: true,
@@ -141,6 +146,15 @@ pub fn network_settings(config: &Config) -> network::Settings {
         bin_dirs: config.network.bin_dirs.clone(),
         plugin_timeout: config.network.plugin_timeout,
         ..network::Settings::default()
+    }
+}
+
+fn lsm_settings(config: &Config) -> LsmSettings {
+    LsmSettings {
+        apparmor: config.apparmor.enabled,
+        apparmor_profile: config.apparmor.default_profile.clone(),
+        selinux: config.selinux.enabled,
+        selinux_categories: config.selinux.category_range,
     }
 }
 

@@ -78,6 +78,8 @@ fn spec() -> PauseSpec {
         user: (65535, 65535),
         groups: vec![7, 8],
         bpf: None,
+        apparmor_profile: None,
+        selinux: None,
         oom_score_adj: 500,
     }
 }

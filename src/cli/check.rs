@@ -33,6 +33,12 @@ pub struct Subject {
     pub network: Settings,
     /// The monitor program; `None`: the one beside this program.
     pub monitor: Option<PathBuf>,
+    /// AppArmor is to be used.
+    pub apparmor: bool,
+    /// The profile that RuntimeDefault stands for; empty: the built-in one.
+    pub apparmor_profile: String,
+    /// SELinux is to be used.
+    pub selinux: bool,
 }
 
 /// How bad a finding is.
@@ -150,6 +156,9 @@ mod tests {
             state: folder.path().into(),
             network: Settings { conf_dir: folder.path().join("cni"), ..Settings::default() },
             monitor: None,
+            apparmor: true,
+            apparmor_profile: String::new(),
+            selinux: false,
         };
         let findings = check(&subject);
         assert!(findings.len() > 15, "{findings:?}");

@@ -96,6 +96,9 @@ fn preflight(args: &Check) -> Outcome {
         monitor: Some(config.paths.monitor).filter(|path| !path.as_os_str().is_empty()),
         root: config.paths.root,
         state: config.paths.state,
+        apparmor: config.apparmor.enabled,
+        apparmor_profile: config.apparmor.default_profile.clone(),
+        selinux: config.selinux.enabled,
     };
     Ok(check::run(&args.form, &subject, &mut std::io::stdout())?)
 }

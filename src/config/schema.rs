@@ -44,6 +44,10 @@ sections! {
         image: Image = Image::default(),
         /// Seccomp.
         seccomp: Seccomp = Seccomp::default(),
+        /// AppArmor.
+        apparmor: Apparmor = Apparmor::default(),
+        /// SELinux.
+        selinux: Selinux = Selinux::default(),
         /// What containers get unless they say otherwise.
         container: Container = Container::default(),
     }
@@ -127,6 +131,22 @@ sections! {
         default_profile: PathBuf = PathBuf::new(),
         /// What a client gets that says nothing about seccomp.
         unset: UnsetProfile = UnsetProfile::Unconfined,
+    }
+
+    /// `[apparmor]`
+    Apparmor {
+        /// Confine containers where the kernel has AppArmor.
+        enabled: bool = true,
+        /// Name of the loaded profile that RuntimeDefault stands for; empty: the built-in one, loaded at start.
+        default_profile: String = String::new(),
+    }
+
+    /// `[selinux]`
+    Selinux {
+        /// Label containers where the kernel has SELinux.
+        enabled: bool = false,
+        /// Categories that pods' levels are made of are numbered below this.
+        category_range: u32 = 1024,
     }
 
     /// `[container]`

@@ -39,6 +39,13 @@ pub fn validate(config: &Config) -> Result<(), Bad> {
     if network.bin_dirs.is_empty() {
         return Err(bad("network.bin_dirs", "no folder: want at least one"));
     }
+    if config.apparmor.default_profile.bytes().any(|b| b.is_ascii_control())
+        || config.apparmor.default_profile.len() > 1024
+    {
+        return Err(bad("apparmor.default_profile", "want the name of a profile, at most 1024 characters"));
+    }
+    // Policies have 1024 categories; below 3 there would be one pod.
+    within("selinux.category_range", config.selinux.category_range.into(), 3, 1024)?;
     within("container.nofile_soft", container.nofile_soft, 1, container.nofile_hard)?;
     within("container.nofile_hard", container.nofile_hard, 1, 1 << 30)?;
     within("container.pids_limit", container.pids_limit, 0, 4_194_304)
@@ -151,6 +158,8 @@ mod tests {
         refused(|c| c.runtime.exec_output_limit = 1 << 40, "runtime.exec_output_limit");
         refused(|c| c.network.bin_dirs.clear(), "network.bin_dirs");
         refused(|c| c.network.plugin_timeout = Duration::ZERO, "network.plugin_timeout");
+        refused(|c| c.apparmor.default_profile = "a\nb".into(), "apparmor.default_profile");
+        refused(|c| c.selinux.category_range = 1025, "selinux.category_range");
         refused(|c| c.container.nofile_soft = 1 << 20, "container.nofile_soft");
     }
 }

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::container::view::ContainerView;
 use crate::image::Image;
 use crate::pod::view::PodView;
+use crate::pod::{AppArmor, Lsm};
 use crate::types::container::ContainerConfig;
 
 /// Largest runtime spec shown, bytes.
@@ -20,8 +21,13 @@ fn one(key: &str, value: &Value) -> HashMap<String, String> {
 }
 
 /// For Status.
-pub fn daemon(config: &Config) -> HashMap<String, String> {
-    one(
+pub fn daemon(config: &Config, lsm: &Lsm) -> HashMap<String, String> {
+    let (apparmor, profile) = match lsm.apparmor() {
+        AppArmor::Off => ("off", None),
+        AppArmor::On(name) => ("on", Some(name)),
+        AppArmor::NoDefault(_) => ("on, without a default profile", None),
+    };
+    let mut info = one(
         "config",
         &json!({
             "stateDir": config.paths.state,
@@ -29,7 +35,17 @@ pub fn daemon(config: &Config) -> HashMap<String, String> {
             "address": config.server.address,
             "podwright": config,
         }),
-    )
+    );
+    info.extend(one(
+        "securityModules",
+        &json!({
+            "apparmor": apparmor,
+            "apparmorDefaultProfile": profile,
+            "selinux": if lsm.selinux().is_some() { "on" } else { "off" },
+            "problem": lsm.problem(),
+        }),
+    ));
+    info
 }
 
 /// For PodSandboxStatus. The network namespace stands where scripts look for it with other runtimes.
@@ -105,10 +121,13 @@ mod tests {
         serde_json::from_str(&info[key]).unwrap()
     }
 
-    #[test]
-    fn scripts_find_what_they_look_for() {
-        let info = parsed(&daemon(&Config::default()), "config");
-        assert_eq!(info["stateDir"], "/run/podwright");
+    #[tokio::test]
+    async fn scripts_find_what_they_look_for() {
+        let lsm = Lsm::start(&Default::default(), Path::new("/none")).await;
+        let all = daemon(&Config::default(), &lsm);
+        assert_eq!(parsed(&all, "config")["stateDir"], "/run/podwright");
+        let info = parsed(&all, "securityModules");
+        assert_eq!((&info["apparmor"], &info["selinux"]), (&json!("off"), &json!("off")));
         let info = parsed(&pod(&samples::pod("a")), "info");
         assert_eq!(info["runtimeSpec"]["linux"]["namespaces"][0]["path"], "/run/podwright/pods/x/netns");
         assert_eq!(info["config"]["key"]["name"], "web-0");

@@ -22,7 +22,7 @@ use tonic::transport::Server;
 use crate::config::Config;
 use crate::image::Images;
 use crate::network::Network;
-use crate::pod::Pods;
+use crate::pod::{Lsm, Pods};
 use crate::proto::image_service_server::ImageServiceServer;
 use crate::proto::runtime_service_server::RuntimeServiceServer;
 
@@ -45,6 +45,8 @@ pub struct Services {
     pub handlers: Arc<[HandlerInfo]>,
     /// cgroup set-up.
     pub cgroups: crate::cgroup::Cgroups,
+    /// Security modules of the kernel.
+    pub lsm: Arc<Lsm>,
     /// Reads usage.
     pub stats: Arc<crate::stats::Stats>,
     /// The systemd cgroup driver is in use, else cgroupfs.

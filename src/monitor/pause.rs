@@ -17,7 +17,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
 
 use crate::sys::fork::{self, Child};
-use crate::sys::seccomp;
+use crate::sys::lsm::Attributes;
+use crate::sys::{mounts, seccomp};
 use crate::types::ErrorKind;
 use crate::wire::{Failure, PauseSpec};
 
@@ -102,6 +103,7 @@ fn become_pause(
         during("making scope", &scope.unit, scope.enter(folder.unwrap_or(Path::new(""))))?;
     }
     set_oom_score(spec.oom_score_adj)?;
+    set_labels(spec)?;
     if let Some(netns) = netns {
         let joined = rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network));
         during("joining the network namespace", spec.netns.as_deref().unwrap_or(Path::new("")), joined)?;
@@ -113,43 +115,88 @@ fn become_pause(
         let file = Path::new("/proc/sys").join(name.replace('.', "/"));
         during("setting sysctl", name, write_existing(&file, value))?;
     }
-    during("leaving the host's file systems", "", empty_root(dir))?;
-    confine(spec, filter)?;
+    let label = spec.selinux.as_ref().map(|(_, mount)| mount.as_str());
+    during("leaving the host's file systems", "", empty_root(dir, label))?;
     for stdio in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         during("closing", "", rustix::io::fcntl_setfd(stdio, rustix::io::FdFlags::CLOEXEC))?;
     }
+    confine(spec, filter)?;
     let none: [CString; 0] = [];
-    let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
-    match nix::unistd::execveat(program, c"", &[c"/pause"], &none, flags) {
+    let executed = if label.is_some() {
+        nix::unistd::execve(c"/pause", &[c"/pause"], &none)
+    } else {
+        nix::unistd::execveat(program, c"", &[c"/pause"], &none, nix::fcntl::AtFlags::AT_EMPTY_PATH)
+    };
+    match executed {
         Ok(never) => match never {},
         Err(error) => during("executing", "", Err(error)),
     }
 }
 
-/// A root of this process's own: empty, read-only, and nothing of the host behind it.
-fn empty_root(dir: &Path) -> rustix::io::Result<()> {
+/// For the execve to come, while there is a /proc.
+fn set_labels(spec: &PauseSpec) -> Step<()> {
+    if spec.selinux.is_none() && spec.apparmor_profile.is_none() {
+        return Ok(());
+    }
+    let attributes = during("opening", "/proc", Attributes::open())?;
+    if let Some((label, _)) = &spec.selinux {
+        during("setting the SELinux label", label, attributes.set_selinux(label))?;
+    }
+    if let Some(profile) = &spec.apparmor_profile {
+        during("setting the AppArmor profile", profile, attributes.set_apparmor(profile))?;
+    }
+    Ok(())
+}
+
+/// A root of this process's own: read-only, and nothing of the host behind it. It is empty, but where there is an
+/// SELinux `label`: a policy lets programs be executed that are labelled so, and a file in memory cannot be.
+fn empty_root(dir: &Path, label: Option<&str>) -> io::Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "size", "4096")?;
-    fsconfig_set_string(&context, "nr_inodes", "1")?;
     fsconfig_set_string(&context, "mode", "0555")?;
-    fsconfig_set_flag(&context, "ro")?;
+    if let Some(label) = label {
+        fsconfig_set_string(&context, "size", PROGRAM.len().next_multiple_of(4096).to_string())?;
+        fsconfig_set_string(&context, "nr_inodes", "2")?;
+        fsconfig_set_string(&context, "context", label)?;
+    } else {
+        fsconfig_set_string(&context, "size", "4096")?;
+        fsconfig_set_string(&context, "nr_inodes", "1")?;
+        fsconfig_set_flag(&context, "ro")?;
+    }
     fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+    if label.is_none() {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC
+            // It hinders a change of label, too.
+            | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    }
     let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    if label.is_some() {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&root, "pause", flags, Mode::from_raw_mode(0o555))?;
+        fs::File::from(file).write_all(PROGRAM)?;
+        mounts::set_tree_read_only(&root)?;
+    }
     move_mount(&root, "", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     rustix::process::fchdir(&root)?;
     // Puts the old root on top of the new one, from where it is taken away (pivot_root(2), notes).
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")
+    Ok(rustix::process::chdir("/")?)
 }
 
 /// No capabilities, no way to get any, the user's ids, the filter.
 fn confine(spec: &PauseSpec, filter: Option<&[u8]>) -> Step<()> {
+    let load = || match filter {
+        Some(filter) => during("installing the seccomp filter", "", seccomp::load_filter(filter)),
+        None => Ok(()),
+    };
+    // A policy need not allow a change of label with no_new_privs, and without that a filter takes a capability.
+    let labelled = spec.selinux.is_some();
+    if labelled {
+        load()?;
+    }
     for capability in CapabilitySet::all().iter() {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             // One that this kernel does not know, nobody has.
@@ -167,13 +214,12 @@ fn confine(spec: &PauseSpec, filter: Option<&[u8]>) -> Step<()> {
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
     during("dropping capabilities", "", rustix::thread::set_capabilities(None, sets))?;
     // Without this, executing a program as root would raise capabilities again, had any been left in the bounding set.
-    during("setting no_new_privs", "", rustix::thread::set_no_new_privs(true))?;
+    if !labelled {
+        during("setting no_new_privs", "", rustix::thread::set_no_new_privs(true))?;
+    }
     let unblocked = nix::sys::signal::SigSet::empty().thread_set_mask();
     during("unblocking signals", "", unblocked)?;
-    if let Some(filter) = filter {
-        during("installing the seccomp filter", "", seccomp::load_filter(filter))?;
-    }
-    Ok(())
+    if labelled { Ok(()) } else { load() }
 }
 
 /// Lowering the score takes CAP_SYS_RESOURCE; a pause that is somewhat likelier to be killed is no reason to fail.
@@ -274,6 +320,8 @@ mod tests {
             user: (65535, 65535),
             groups: Vec::new(),
             bpf: None,
+            apparmor_profile: None,
+            selinux: None,
             oom_score_adj: -998,
         }
     }

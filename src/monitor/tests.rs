@@ -63,7 +63,7 @@ impl Pod {
         CreateSpec {
             container,
             engine: Engine::Youki { root: "/none".into(), systemd_cgroup: false },
-            rootfs: Rootfs { lower: Vec::new(), upper: None, mountpoint: bundle.join("rootfs") },
+            rootfs: Rootfs { lower: Vec::new(), upper: None, mountpoint: bundle.join("rootfs"), label: None },
             mounts: Vec::new(),
             confinement: Confinement::default(),
             stdio: StdioSpec { log_path: Some(bundle.join("log")), ..StdioSpec::default() },
@@ -431,6 +431,8 @@ fn a_failed_pause_says_why() {
         user: (65535, 65535),
         groups: Vec::new(),
         bpf: None,
+        apparmor_profile: None,
+        selinux: None,
         oom_score_adj: 0,
     };
     let failure = pod.peer.call(Request::Pause(spec.clone())).unwrap_err();

@@ -1,10 +1,12 @@
 //! What every driver task works with, and where things of a sandbox lie.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::PodError;
 use super::files::PodPaths;
+use super::lsm::Lsm;
 use crate::cgroup::{Cgroups, Parent};
 use crate::image::Images;
 use crate::launch::handlers::Handlers;
@@ -40,6 +42,8 @@ pub struct Context {
     pub seccomp: SeccompCompiler,
     /// Monitors.
     pub launcher: Launcher,
+    /// Security modules of the kernel.
+    pub lsm: Arc<Lsm>,
     /// Capabilities this process can give away (its bounding set).
     pub held_capabilities: u64,
     /// What the configuration says about containers.

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::config::{NamespaceMode, PodConfig};
+use super::containers::create::pause_filter;
 use super::context::{Context, blocking};
 use super::error::PodError;
 use super::files::{self, PodPaths};
-use super::lsm;
+use super::lsm::Applied;
 use super::record::PodRecord;
 use crate::cgroup;
 use crate::launch::monitor::{EventReceiver, Monitor};
@@ -37,11 +38,11 @@ pub(super) struct Made {
 pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Made, PodError> {
     let paths = context.paths(&record.id);
     let config = &record.config;
-    lsm::check(&config.security.apparmor, config.security.selinux.as_ref())?;
+    let applied = context.lsm.for_pause(&config.security, record.labels.as_ref())?;
     let own_network = config.security.namespaces.network != NamespaceMode::Node;
     let prepared = {
-        let (paths, config) = (paths.clone(), config.clone());
-        blocking("files", move || files::make(&paths, &config))
+        let (paths, config, label) = (paths.clone(), config.clone(), applied.mount_label.clone());
+        blocking("files", move || files::make(&paths, &config, label.as_deref()))
     };
     // The pause half waits for the namespace, not for the plugins that fill it.
     let (ready, namespace) = watch::channel(false);
@@ -60,7 +61,7 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
         attach(context, record, paths).await
     };
     let (prepared, network, process) =
-        tokio::join!(prepared, network, processes(context, record, paths, own_network.then_some(namespace)));
+        tokio::join!(prepared, network, processes(context, record, paths, own_network.then_some(namespace), applied));
     // Of several failures the first in this order is the cause, the others mostly its echo.
     let ips = prepared.and(network)?;
     let (pause, monitor, monitor_process, events) = process?;
@@ -101,10 +102,11 @@ async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Resu
 type Processes = (Process, Monitor, Process, EventReceiver);
 
 async fn processes(
-    context: &Context,
+    context: &Arc<Context>,
     record: &PodRecord,
     paths: &PodPaths,
     namespace: Option<watch::Receiver<bool>>,
+    applied: Applied,
 ) -> Result<Processes, PodError> {
     let scope = context.cgroup_parent(&record.config.cgroup_parent)?.scope(record.id.as_str());
     // A scope's folders are systemd's to make.
@@ -123,7 +125,17 @@ async fn processes(
         // The network half failed and tells why.
         return Err(PodError::failed(crate::types::ErrorKind::Aborted, "pause: no network namespace"));
     }
-    let spec = PauseSpec { scope, ..pause_spec(&record.config, paths, own_network, &record.cgroups) };
+    let (filterer, security) = (context.clone(), record.config.security.clone());
+    let filtered = tokio::task::spawn_blocking(move || pause_filter(&filterer, &security)).await;
+    let bpf = filtered
+        .map_err(|error| PodError::failed(crate::types::ErrorKind::Internal, format!("seccomp: {error}")))??;
+    let spec = PauseSpec {
+        scope,
+        bpf,
+        apparmor_profile: applied.apparmor,
+        selinux: applied.process_label.zip(applied.mount_label),
+        ..pause_spec(&record.config, paths, own_network, &record.cgroups)
+    };
     let pause = monitor.pause(spec).await.map_err(|error| PodError::of("pause", &error))?;
     let monitor_process =
         Process { pid: state.pid, start_time: crate::sys::process::start_time(state.pid).unwrap_or(0) };
@@ -145,6 +157,8 @@ fn pause_spec(config: &PodConfig, paths: &PodPaths, own_network: bool, cgroups: 
         user: (id(security.run_as_user), id(security.run_as_group)),
         groups: security.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()).collect(),
         bpf: None,
+        apparmor_profile: None,
+        selinux: None,
         oom_score_adj: PAUSE_OOM_SCORE,
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::config::{Dns, NamespaceMode, PodConfig};
+use crate::sys::lsm;
 
 /// Size of a pod's /dev/shm, bytes: what every runtime gives.
 const SHM_SIZE: u64 = 64 << 20;
@@ -66,8 +67,8 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Writes the files and mounts /dev/shm. Blocks.
-pub fn make(paths: &PodPaths, config: &PodConfig) -> io::Result<()> {
+/// Writes the files and mounts /dev/shm, all with the SELinux label that the pod has, if any. Blocks.
+pub fn make(paths: &PodPaths, config: &PodConfig, label: Option<&str>) -> io::Result<()> {
     let host_network = config.security.namespaces.network == NamespaceMode::Node;
     write(&paths.resolv_conf(), &resolv_conf(config.dns.as_ref())?)?;
     if !host_network {
@@ -78,10 +79,16 @@ pub fn make(paths: &PodPaths, config: &PodConfig) -> io::Result<()> {
     } else {
         write(&paths.hosts(), &hosts(&config.hostname, &[]))?;
     }
+    if let Some(label) = label {
+        for file in [paths.resolv_conf(), paths.hostname(), paths.hosts()].iter().filter(|file| file.exists()) {
+            lsm::set_label(file, label)?;
+        }
+    }
     if config.security.namespaces.ipc != NamespaceMode::Node {
         let shm = paths.shm();
         fs::DirBuilder::new().recursive(true).mode(0o1777).create(&shm)?;
-        let options = std::ffi::CString::new(format!("mode=1777,size={SHM_SIZE}")).map_err(io::Error::other)?;
+        let label = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+        let options = std::ffi::CString::new(format!("mode=1777,size={SHM_SIZE}{label}")).map_err(io::Error::other)?;
         let flags =
             rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NOEXEC | rustix::mount::MountFlags::NODEV;
         rustix::mount::mount("shm", &shm, "tmpfs", flags, Some(options.as_c_str()))?;

@@ -28,6 +28,7 @@ use std::time::Duration;
 pub use crate::types::pod as config;
 pub use context::{Context, Limits};
 pub use error::PodError;
+pub use lsm::{AppArmor, Lsm, Settings as LsmSettings};
 
 use crate::container::view::ContainerView;
 use crate::types::container::ContainerConfig;
@@ -245,6 +246,10 @@ impl Shared {
             monitor: None,
             cgroups: self.context.cgroups.folders(&parent.leaf(id.as_str())),
             made_parents: Vec::new(),
+            labels: match self.context.lsm.selinux() {
+                Some(selinux) => Some(selinux.claim(id.as_str(), config.security.selinux.as_ref())?),
+                None => None,
+            },
         };
         let (publish, view) = watch::channel(Arc::new(placeholder(&record)));
         let (commands, queue) = mpsc::channel(QUEUE);
@@ -277,6 +282,20 @@ impl Shared {
 
     pub(crate) fn drop_container(&self, id: &ContainerId) {
         self.lock().containers.remove(id);
+        self.release_level(id.as_str());
+    }
+
+    /// No pod gets the SELinux level that a container asked for beside its pod's.
+    pub(crate) fn reserve_level(&self, id: &ContainerId, config: &ContainerConfig) {
+        if let (Some(selinux), Some(asked)) = (self.context.lsm.selinux(), &config.security.selinux) {
+            selinux.reserve(id.as_str(), &asked.level);
+        }
+    }
+
+    fn release_level(&self, owner: &str) {
+        if let Some(selinux) = self.context.lsm.selinux() {
+            selinux.release(owner);
+        }
     }
 
     /// What is left of a sandbox does not keep its name.
@@ -289,8 +308,10 @@ impl Shared {
         let mut index = self.lock();
         index.pods.remove(&record.id);
         index.keys.retain(|_, id| *id != record.id);
+        self.release_level(record.id.as_str());
         for id in containers {
             index.containers.remove(id);
+            self.release_level(id.as_str());
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::PodConfig;
 use super::state::Stage;
+use crate::container::selinux::Labels;
 use crate::store::Record;
 use crate::types::PodId;
 use crate::wire::Process;
@@ -36,6 +37,9 @@ pub struct PodRecord {
     pub cgroups: Vec<PathBuf>,
     /// Parents of these that did not exist before, to be taken away when empty.
     pub made_parents: Vec<PathBuf>,
+    /// SELinux labels that its containers have, too; its level is taken while the record exists.
+    #[serde(default)]
+    pub labels: Option<Labels>,
 }
 
 impl Record for PodRecord {

@@ -131,6 +131,12 @@ async fn one(shared: &Arc<Shared>, id: &PodId) -> Option<oneshot::Receiver<()>> 
     let recovery = record.stage.recovery(rebooted);
     tracing::info!(pod = %id, ?recovery, rebooted, "found a sandbox");
     context.cgroups.parents().hold(id.as_str(), &record.made_parents);
+    if let (Some(selinux), Some(labels)) = (context.lsm.selinux(), &record.labels) {
+        selinux.reserve(id.as_str(), labels.level());
+    }
+    for (container, slot) in &containers {
+        shared.reserve_level(container, &slot.record.config);
+    }
     let (publish, view) = watch::channel(Arc::new(placeholder(&record)));
     let (commands, queue) = mpsc::channel(QUEUE);
     {

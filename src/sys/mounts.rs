@@ -125,14 +125,22 @@ fn setattr(tree: BorrowedFd<'_>, flags: libc::c_int, attr: &libc::mount_attr) ->
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// An overlay of `lower` (topmost first, at least one with `upper`, else two), attached at `target`.
-pub fn mount_overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+/// An overlay of `lower` (topmost first, at least one with `upper`, else two), attached at `target`. With an SELinux
+/// `label`, that is the label of every file in it.
+pub fn mount_overlay(
+    lower: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
+    target: &Path,
+) -> io::Result<()> {
     let mut names = Names::default();
-    let result = overlay_by_fsopen(lower, upper, &mut names).and_then(|tree| attach(tree, target));
+    let result = overlay_by_fsopen(lower, upper, label, &mut names).and_then(|tree| attach(tree, target));
     match result {
         // Before 6.5 layers could not be appended one by one.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => overlay_by_mount(lower, upper, target, &mut names)
-            .map_err(|old| io::Error::new(old.kind(), format!("{old} (with the new mount API: {error})"))),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            overlay_by_mount(lower, upper, label, target, &mut names)
+                .map_err(|old| io::Error::new(old.kind(), format!("{old} (with the new mount API: {error})")))
+        }
         other => other,
     }
 }
@@ -160,12 +168,20 @@ impl Names {
     }
 }
 
-fn overlay_by_fsopen(lower: &[PathBuf], upper: Option<(&Path, &Path)>, names: &mut Names) -> io::Result<OwnedFd> {
+fn overlay_by_fsopen(
+    lower: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
+    names: &mut Names,
+) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let set = |key: &str, value: &CString| {
         rustix::mount::fsconfig_set_string(&context, key, value.as_c_str()).map_err(|errno| with_log(errno, &context))
     };
     set("source", &c"overlay".into())?;
+    if let Some(label) = label {
+        set("context", &CString::new(label)?)?;
+    }
     for layer in lower {
         set("lowerdir+", &names.name(layer)?)?;
     }
@@ -198,6 +214,7 @@ fn with_log(errno: Errno, context: &OwnedFd) -> io::Error {
 fn overlay_by_mount(
     lower: &[PathBuf],
     upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
     target: &Path,
     names: &mut Names,
 ) -> io::Result<()> {
@@ -214,6 +231,10 @@ fn overlay_by_mount(
         options.extend_from_slice(names.short(upper)?.as_bytes());
         options.extend_from_slice(b",workdir=");
         options.extend_from_slice(names.short(work)?.as_bytes());
+    }
+    if let Some(label) = label {
+        // Its categories have a comma between them.
+        options.extend_from_slice(format!(",context=\"{label}\"").as_bytes());
     }
     let flags = if upper.is_none() { MountFlags::RDONLY } else { MountFlags::empty() };
     let options = CString::new(options)?;
@@ -251,11 +272,4 @@ pub fn user_namespace(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
         waitpid(Some(pid), WaitOptions::empty())?;
     }
     opened
-}
-
-/// A private view of /proc that nothing the container mounted can stand in for.
-pub fn private_proc() -> io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_create(&context)?;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(Into::into)
 }

@@ -110,6 +110,12 @@ pub struct PauseSpec {
     /// Seccomp filter, see [`Confinement::bpf`].
     #[serde(default)]
     pub bpf: Option<PathBuf>,
+    /// AppArmor profile to run under.
+    #[serde(default)]
+    pub apparmor_profile: Option<String>,
+    /// SELinux labels of the process and of its root.
+    #[serde(default)]
+    pub selinux: Option<(String, String)>,
     /// OOM score adjustment; lowering it may be refused by the kernel, which is tolerated.
     pub oom_score_adj: i32,
 }
@@ -157,7 +163,7 @@ pub struct Confinement {
     pub capabilities: Capabilities,
     /// PR_SET_NO_NEW_PRIVS.
     pub no_new_privs: bool,
-    /// Label for /proc/self/attr/exec (SELinux) or AppArmor profile name.
+    /// SELinux label of the program, and of its session keyring.
     pub selinux_label: Option<String>,
     /// AppArmor profile to change to on exec.
     pub apparmor_profile: Option<String>,
@@ -187,6 +193,9 @@ pub struct Rootfs {
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Where the spec's `root.path` points; an existing empty folder in the bundle.
     pub mountpoint: PathBuf,
+    /// SELinux label that all files in it have.
+    #[serde(default)]
+    pub label: Option<String>,
 }
 
 /// A mount that is prepared in the helper's private mount namespace, because libcontainer cannot

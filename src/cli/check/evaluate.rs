@@ -93,12 +93,8 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
                 "modprobe br_netfilter, and name it in /etc/modules-load.d/podwright.conf",
             ),
         },
-        ok("apparmor", if facts.apparmor { "on; this version loads no profiles" } else { "off" }),
-        match facts.selinux {
-            None => ok("selinux", "off"),
-            Some(true) => ok("selinux", "enforcing; this version labels no containers"),
-            Some(false) => ok("selinux", "permissive"),
-        },
+        apparmor(facts),
+        selinux(facts),
         limit("inotify instances", facts.inotify_instances, INSTANCES, "fs.inotify.max_user_instances"),
         limit("inotify watches", facts.inotify_watches, WATCHES, "fs.inotify.max_user_watches"),
         root(&facts.root),
@@ -261,6 +257,55 @@ fn cni(facts: &Facts) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn apparmor(facts: &Facts) -> Finding {
+    let name = "apparmor";
+    let found = &facts.apparmor;
+    match (found.on, found.wanted, &found.profile) {
+        (false, true, _) if facts.selinux.is_none() => warn(
+            name,
+            "not on in this kernel, nor is SELinux: containers run without their confinement",
+            "boot with apparmor=1 security=apparmor, if the kernel has it",
+        ),
+        (false, _, _) => ok(name, "not on in this kernel"),
+        (true, false, _) => warn(name, "on, but not used", "[apparmor] enabled = true"),
+        (true, true, Some(profile)) if found.loaded => ok(name, format!("on; {profile} is loaded")),
+        (true, true, Some(profile)) => warn(
+            name,
+            format!("on, but the profile {profile} is not loaded: containers with RuntimeDefault fail"),
+            "load it (apparmor_parser -r FILE), or take it out of [apparmor] default_profile",
+        ),
+        (true, true, None) if found.loaded => ok(name, "on; the built-in profile is loaded"),
+        (true, true, None) if found.parser => ok(name, "on; the built-in profile is loaded at start"),
+        (true, true, None) => warn(
+            name,
+            "on, but apparmor_parser is missing: containers with RuntimeDefault fail, and those that say nothing run \
+             unconfined",
+            "apt-get install apparmor",
+        ),
+    }
+}
+
+fn selinux(facts: &Facts) -> Finding {
+    let name = "selinux";
+    let mode = if facts.selinux == Some(true) { "enforcing" } else { "permissive" };
+    match (facts.selinux, facts.selinux_wanted) {
+        (None, false) => ok(name, "not on in this kernel"),
+        (None, true) => warn(
+            name,
+            "wanted, but not on in this kernel",
+            "boot with security=selinux selinux=1, or set [selinux] enabled = false",
+        ),
+        (Some(_), true) => ok(name, format!("{mode}; containers are labelled")),
+        (Some(_), false) => warn(
+            name,
+            format!(
+                "{mode}, but not used: containers have the runtime's own label, and pods that ask for one are refused"
+            ),
+            "[selinux] enabled = true",
+        ),
+    }
 }
 
 fn limit(name: &'static str, found: Option<u64>, wanted: u64, sysctl: &str) -> Finding {

@@ -10,8 +10,9 @@ use rustix::mount::{FsOpenFlags, fsopen};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::Subject;
+use crate::launch::apparmor::{DEFAULT_PROFILE, find_parser};
 use crate::network::{Inspection, inspect};
-use crate::sys::probe;
+use crate::sys::{lsm, probe};
 
 /// Mount options of version 1 hierarchies that name no controller.
 const NO_CONTROLLER: [&str; 5] = ["rw", "ro", "xattr", "clone_children", "noprefix"];
@@ -45,16 +46,32 @@ pub(super) struct Facts {
     pub(super) ip_forward: Option<bool>,
     /// `net.bridge.bridge-nf-call-iptables`; `None`: br_netfilter is not loaded.
     pub(super) bridge_nf: Option<bool>,
-    /// AppArmor is on in the kernel.
-    pub(super) apparmor: bool,
+    pub(super) apparmor: AppArmor,
     /// SELinux is on: whether it enforces.
     pub(super) selinux: Option<bool>,
+    /// The configuration wants it.
+    pub(super) selinux_wanted: bool,
     pub(super) inotify_instances: Option<u64>,
     pub(super) inotify_watches: Option<u64>,
     pub(super) root: Disk,
     pub(super) state: Disk,
     /// Where the monitor was looked for, and whether it is there.
     pub(super) monitor: (PathBuf, bool),
+}
+
+/// How AppArmor stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct AppArmor {
+    /// It is on in the kernel.
+    pub(super) on: bool,
+    /// The configuration wants it.
+    pub(super) wanted: bool,
+    /// apparmor_parser is installed.
+    pub(super) parser: bool,
+    /// The configured profile in the built-in one's place.
+    pub(super) profile: Option<String>,
+    /// The one of the two is loaded.
+    pub(super) loaded: bool,
 }
 
 /// A folder and the file system it is on, or would be made on.
@@ -109,13 +126,25 @@ pub(super) fn gather(subject: &Subject) -> Facts {
         iptables: in_path("iptables"),
         ip_forward: switch("/proc/sys/net/ipv4/ip_forward"),
         bridge_nf: switch("/proc/sys/net/bridge/bridge-nf-call-iptables"),
-        apparmor: read("/sys/module/apparmor/parameters/enabled").trim() == "Y",
+        apparmor: apparmor(subject),
         selinux: switch("/sys/fs/selinux/enforce"),
+        selinux_wanted: subject.selinux,
         inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
         inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
         root: disk(&subject.root),
         state: disk(&subject.state),
         monitor: (monitor.clone(), monitor.is_file()),
+    }
+}
+
+fn apparmor(subject: &Subject) -> AppArmor {
+    let profile = Some(subject.apparmor_profile.clone()).filter(|name| !name.is_empty());
+    AppArmor {
+        on: lsm::apparmor_enabled(),
+        wanted: subject.apparmor,
+        parser: find_parser().is_some(),
+        loaded: lsm::apparmor_loaded(profile.as_deref().unwrap_or(DEFAULT_PROFILE)).unwrap_or(false),
+        profile,
     }
 }
 

@@ -99,6 +99,12 @@ pub struct Inputs<'a> {
     pub held: u64,
     /// Mounts go through staging (built-in engine) instead of by option (OCI runtimes).
     pub stage: bool,
+    /// AppArmor profile.
+    pub apparmor: Option<&'a str>,
+    /// SELinux label of the process.
+    pub process_label: Option<&'a str>,
+    /// SELinux label of mounts.
+    pub mount_label: Option<&'a str>,
     /// Annotations for the runtime, already filtered.
     pub annotations: Vec<(String, String)>,
     /// Device nodes to hand in.
@@ -149,8 +155,16 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Made, SpecError> {
         spec["annotations"] =
             inputs.annotations.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>().into();
     }
-    let confinement =
-        Confinement { bpf: None, capabilities: caps, no_new_privs: security.no_new_privs, ..Confinement::default() };
+    if let Some(label) = inputs.mount_label {
+        spec["linux"]["mountLabel"] = json!(label);
+    }
+    let confinement = Confinement {
+        bpf: None,
+        capabilities: caps,
+        no_new_privs: security.no_new_privs,
+        selinux_label: inputs.process_label.map(str::to_owned),
+        apparmor_profile: inputs.apparmor.map(str::to_owned),
+    };
     Ok(Made { spec, confinement, staged: mounts.staged })
 }
 
@@ -191,6 +205,12 @@ fn process(inputs: &Inputs<'_>, caps: &Capabilities) -> Result<Value, SpecError>
     });
     if config.security.no_new_privs {
         process["noNewPrivileges"] = json!(true);
+    }
+    if let Some(profile) = inputs.apparmor {
+        process["apparmorProfile"] = json!(profile);
+    }
+    if let Some(label) = inputs.process_label {
+        process["selinuxLabel"] = json!(label);
     }
     Ok(process)
 }

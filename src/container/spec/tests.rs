@@ -74,6 +74,9 @@ fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made
         seccomp: None,
         held: (1 << 41) - 1,
         stage,
+        apparmor: Some("p"),
+        process_label: Some("u:r:t:s0:c1,c2"),
+        mount_label: Some("u:o:f:s0:c1,c2"),
         annotations: Vec::new(),
         devices: &[],
         nofile: (1024, 4096),
@@ -162,4 +165,15 @@ fn unset_resources_stay_unset() {
     let all = resources(&Resources { cpu_shares: 512, memory_limit: 1 << 20, ..Default::default() });
     assert_eq!(all, json!({ "cpu": { "shares": 512 }, "memory": { "limit": 1 << 20 } }));
     assert_eq!(resources(&Resources::default()), json!({}));
+}
+
+#[test]
+fn labels_and_profiles_are_in_the_spec_and_beside_it() {
+    let config = ContainerConfig { command: vec!["x".into()], ..container() };
+    let made = spec(&config, &program(), true).unwrap();
+    assert_eq!(made.spec["process"]["apparmorProfile"], "p");
+    assert_eq!(made.spec["process"]["selinuxLabel"], "u:r:t:s0:c1,c2");
+    assert_eq!(made.spec["linux"]["mountLabel"], "u:o:f:s0:c1,c2");
+    assert_eq!(made.confinement.apparmor_profile.as_deref(), Some("p"));
+    assert_eq!(made.confinement.selinux_label.as_deref(), Some("u:r:t:s0:c1,c2"));
 }

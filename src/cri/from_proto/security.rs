@@ -148,9 +148,28 @@ fn selinux(at: &At<'_>, from: Option<proto::SeLinuxOption>) -> Result<Option<Sel
         user: part("user", user)?,
         role: part("role", role)?,
         kind: part("type", r#type)?,
-        level: part("level", level)?,
+        level: level_of(&at.field("level"), part("level", level)?)?,
     };
     Ok((options != SelinuxOptions::default()).then_some(options))
+}
+
+/// `s0`, `s0:c1,c2`, `s0:c0.c9`, or two such with `-` between them.
+fn level_of(at: &At<'_>, text: String) -> Result<String, DecodeError> {
+    let number = |text: &str, letter: char, most: u16| {
+        let digits = text.strip_prefix(letter).filter(|digits| !digits.starts_with('+'));
+        digits.and_then(|digits| digits.parse::<u16>().ok()).filter(|number| *number <= most)
+    };
+    let category = |text: &str| number(text, 'c', 1023);
+    let categories = |text: &str| match text.split_once('.') {
+        Some((first, last)) => category(first).zip(category(last)).is_some_and(|(first, last)| first < last),
+        None => category(text).is_some(),
+    };
+    let one = |text: &str| match text.split_once(':') {
+        Some((sensitivity, list)) => number(sensitivity, 's', 15).is_some() && list.split(',').all(categories),
+        None => number(text, 's', 15).is_some(),
+    };
+    let fine = text.is_empty() || text.split_once('-').map_or_else(|| one(&text), |(low, high)| one(low) && one(high));
+    if fine { Ok(text) } else { Err(at.bad(text, "want a level such as s0 or s0:c1,c2")) }
 }
 
 fn seccomp_profile(at: &At<'_>, new: Option<proto::SecurityProfile>, old: String) -> Result<Profile, DecodeError> {
@@ -299,6 +318,13 @@ mod tests {
         let option = |level: &str| Some(proto::SeLinuxOption { level: level.into(), ..Default::default() });
         assert!(decode(|s| s.selinux_options = option("s0:c1,c2")).unwrap().selinux.is_some());
         assert_eq!(decode(|s| s.selinux_options = option("")).unwrap().selinux, None);
+        for level in ["s0", "s0-s0:c0.c1023", "s0:c1,c3.c5,c9", "s15:c1-s15:c1"] {
+            assert!(decode(|s| s.selinux_options = option(level)).is_ok(), "{level}");
+        }
+        for level in ["s0,c4,c5", "c1", "s16", "s0:", "s0:c1,", "s0:c1024", "s0:c5.c1", "s0:c+1", "s0-", "s0:c1:c2"] {
+            let error = decode(|s| s.selinux_options = option(level)).unwrap_err();
+            assert_eq!(error, "s.selinux_options.level", "{level}");
+        }
         assert_eq!(decode(|s| s.selinux_options = option("s0\n")).unwrap_err(), "s.selinux_options.level");
     }
 }

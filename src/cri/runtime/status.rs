@@ -9,7 +9,7 @@ use crate::proto::{
 };
 use crate::types::chain;
 
-/// The two conditions the kubelet knows, and what this runtime can do.
+/// The two conditions the kubelet knows, one for people who look, and what this runtime can do.
 pub async fn status(services: &Services, request: StatusRequest) -> Result<StatusResponse, Status> {
     let condition = |kind: &str, status, reason: &str, message: String| RuntimeCondition {
         r#type: kind.into(),
@@ -21,10 +21,16 @@ pub async fn status(services: &Services, request: StatusRequest) -> Result<Statu
         Ok(()) => condition("NetworkReady", true, "", String::new()),
         Err(error) => condition("NetworkReady", false, "NetworkPluginNotReady", chain(&error)),
     };
+    let security = match services.lsm.problem() {
+        None => condition("SecurityModulesReady", true, "", String::new()),
+        Some(problem) => condition("SecurityModulesReady", false, "SecurityModuleNotReady", problem.to_owned()),
+    };
     let features = services.features;
     Ok(StatusResponse {
-        status: Some(RuntimeStatus { conditions: vec![condition("RuntimeReady", true, "", String::new()), network] }),
-        info: if request.verbose { info::daemon(&services.config) } else { Default::default() },
+        status: Some(RuntimeStatus {
+            conditions: vec![condition("RuntimeReady", true, "", String::new()), network, security],
+        }),
+        info: if request.verbose { info::daemon(&services.config, &services.lsm) } else { Default::default() },
         runtime_handlers: handlers(&services.handlers),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: features.supplemental_groups_policy,

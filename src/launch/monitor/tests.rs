@@ -95,6 +95,8 @@ async fn a_request_that_is_too_long_is_not_sent() {
         user: (0, 0),
         groups: Vec::new(),
         bpf: None,
+        apparmor_profile: None,
+        selinux: None,
         oom_score_adj: 0,
     };
     assert!(matches!(monitor.pause(spec).await, Err(LaunchError::TooLong { .. })));

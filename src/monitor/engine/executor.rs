@@ -5,8 +5,9 @@
 //! here, in this order, and any failure ends the process:
 //!
 //! 1. before init waits for its start, so that nobody who shares its PID namespace and may trace
-//!    others finds a process with more than the container has: the LSM label for the next execve, the
-//!    bounding set (needs CAP_SETPCAP), all capabilities but the container's (and CAP_SYS_ADMIN,
+//!    others finds a process with more than the container has: the labels for the next execve (which
+//!    no_new_privs does not hinder: the kernel lets the unconfined go on to any profile, and a label's
+//!    policy says so itself), the bounding set (needs CAP_SETPCAP), all capabilities but the container's (and CAP_SYS_ADMIN,
 //!    where step 3 needs it)
 //! 2. signals at their defaults
 //! 3. without no_new_privs: the seccomp filter (needs CAP_SYS_ADMIN), then the capability sets
@@ -16,7 +17,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -28,6 +29,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use super::job::ALIVE;
 use super::spec::Program;
 use super::{attempt, failure, passwd, rootfs};
+use crate::sys::lsm::Attributes;
 use crate::sys::{caps, exec, fork, mounts, seccomp};
 use crate::types::ErrorKind;
 use crate::wire::{Capabilities, Confinement, Failure};
@@ -52,15 +54,40 @@ pub(super) struct Confined {
     capabilities: Capabilities,
     no_new_privs: bool,
     filter: Option<Rc<[u8]>>,
-    label: Option<Label>,
+    label: Option<Rc<Label>>,
     status: Rc<OwnedFd>,
 }
 
-#[derive(Clone)]
+/// What the security modules of the kernel are told, and how it gets there.
 struct Label {
-    /// Files under /proc/self/attr, the first that exists is used.
-    files: &'static [&'static str],
-    text: String,
+    selinux: Option<String>,
+    apparmor: Option<String>,
+    attributes: Attributes,
+}
+
+impl Label {
+    /// For a process that is on the host still; `None`: there is nothing to tell.
+    fn new(confinement: &Confinement) -> Result<Option<Rc<Self>>, Failure> {
+        let asked = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let (selinux, apparmor) = (asked(&confinement.selinux_label), asked(&confinement.apparmor_profile));
+        if selinux.is_none() && apparmor.is_none() {
+            return Ok(None);
+        }
+        let attributes = attempt(Attributes::open(), || "opening /proc".to_owned())?;
+        Ok(Some(Rc::new(Self { selinux, apparmor, attributes })))
+    }
+
+    /// Tells it, and lets go of the host's /proc. In a process that ends by execve or _exit.
+    fn apply(&self) -> Result<(), Failure> {
+        if let Some(label) = &self.selinux {
+            attempt(self.attributes.set_selinux(label), || format!("setting the SELinux label {label:?}"))?;
+        }
+        if let Some(profile) = &self.apparmor {
+            attempt(self.attributes.set_apparmor(profile), || format!("setting the AppArmor profile {profile:?}"))?;
+        }
+        fork::close(self.attributes.as_raw_fd());
+        Ok(())
+    }
 }
 
 impl Confined {
@@ -82,13 +109,7 @@ impl Confined {
                 Some(Rc::from(filter))
             }
         };
-        let label = match (&confinement.selinux_label, &confinement.apparmor_profile) {
-            (Some(label), _) if !label.is_empty() => Some(Label { files: &["exec"], text: label.clone() }),
-            (_, Some(profile)) if !profile.is_empty() => {
-                Some(Label { files: &["apparmor/exec", "exec"], text: format!("exec {profile}") })
-            }
-            _ => None,
-        };
+        let label = Label::new(confinement)?;
         let path = program.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
         Ok(Self {
             path: path.unwrap_or(DEFAULT_PATH).to_owned(),
@@ -175,7 +196,7 @@ impl Confined {
             mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
         }
         if let Some(label) = &self.label {
-            apply_label(label).map_err(because("setting the security label"))?;
+            label.apply()?;
         }
         caps::limit_bounding(self.capabilities.bounding).map_err(because("limiting the bounding set"))?;
         let filter = if self.filter.is_some() && !self.no_new_privs { caps::SYS_ADMIN } else { 0 };
@@ -304,21 +325,6 @@ fn limited(wanted: Capabilities, own: u64) -> Capabilities {
         inheritable,
         ambient: wanted.ambient & permitted & inheritable,
     }
-}
-
-/// Written by way of a /proc of our own: the container's may be covered by anything.
-fn apply_label(label: &Label) -> io::Result<()> {
-    let proc = mounts::private_proc()?;
-    let myself =
-        rustix::fs::openat(&proc, "self/attr", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for file in label.files {
-        match rustix::fs::openat(&myself, *file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => return std::fs::File::from(fd).write_all(label.text.as_bytes()),
-            Err(errno) => last = errno.into(),
-        }
-    }
-    Err(last)
 }
 
 fn c_strings(texts: &[String], what: &str) -> Result<Vec<CString>, Failure> {

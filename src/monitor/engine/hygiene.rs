@@ -7,14 +7,21 @@ use std::io;
 use rustix::fs::Mode;
 
 use super::attempt;
+use crate::sys::lsm::Attributes;
 use crate::sys::{caps, fork};
 use crate::wire::Failure;
 
 /// Drops supplementary groups, umask and session keyring, and takes `oom_score_adj`. The helper
-/// keeps its own if the kernel refuses, which takes CAP_SYS_RESOURCE for going below it.
-pub(super) fn shed(oom_score_adj: i64) -> Result<(), Failure> {
+/// keeps its own if the kernel refuses, which takes CAP_SYS_RESOURCE for going below it. The keyring
+/// has the SELinux label of those who will use it.
+pub(super) fn shed(oom_score_adj: i64, label: Option<&str>) -> Result<(), Failure> {
     attempt(rustix::thread::set_thread_groups(&[]), || "dropping supplementary groups".to_owned())?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if let Some(label) = label {
+        // execve forgets it again.
+        let set = Attributes::open().and_then(|attributes| attributes.set_key_label(label));
+        attempt(set, || format!("setting the label {label:?} for keyrings"))?;
+    }
     attempt(fork::fresh_session_keyring(), || "a fresh session keyring".to_owned())?;
     if let Err(error) = set_oom_score_adj(oom_score_adj) {
         if error.kind() != io::ErrorKind::PermissionDenied {

@@ -59,7 +59,7 @@ pub(super) fn exec(
         })?;
         attempt(stdio::give(&streams, owner), || "giving the streams to the user".to_owned())?;
         let source = attempt(Source::open(streams), || "reaching the console socket".to_owned())?;
-        hygiene::shed(oom_score_adj)?;
+        hygiene::shed(oom_score_adj, exec.confinement.selinux_label.as_deref())?;
         identity.limit()?;
 
         attempt(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable), || "hiding".to_owned())?;

@@ -32,7 +32,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
             bundle = call.folder.clone();
             spec::save(&bundle.join("config.json"), &config)?;
         }
-        hygiene::shed(own.oom_score_adj)?;
+        hygiene::shed(own.oom_score_adj, None)?;
         super::youki::give(&config, &streams)?;
         rootfs::prepare(spec)?;
         let pid_file = call.folder.join("init.pid");
@@ -60,7 +60,7 @@ pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Re
         let own = Own::read()?;
         let mut process = exec.process.clone();
         spec::fit(&mut process, own);
-        hygiene::shed(own.oom_score_adj)?;
+        hygiene::shed(own.oom_score_adj, None)?;
         let name = |kind| call.folder.join(format!("exec-{}.{kind}", std::process::id()));
         let (process_file, pid_file) = (name("json"), name("pid"));
         spec::save(&process_file, &process)?;

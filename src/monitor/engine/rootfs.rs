@@ -54,7 +54,7 @@ fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
 }
 
 fn mount_rootfs(rootfs: &Rootfs) -> Result<(), Failure> {
-    let Rootfs { lower, upper, mountpoint } = rootfs;
+    let Rootfs { lower, upper, mountpoint, label } = rootfs;
     let what = || format!("mounting the root file system at {mountpoint:?} from {} layers", lower.len());
     match (lower.as_slice(), upper) {
         ([], None) => Err(failure(ErrorKind::InvalidArgument, "a root file system without any layer")),
@@ -71,7 +71,7 @@ fn mount_rootfs(rootfs: &Rootfs) -> Result<(), Failure> {
         ),
         (lower, upper) => {
             let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
-            attempt(mounts::mount_overlay(lower, upper, mountpoint), what)
+            attempt(mounts::mount_overlay(lower, upper, label.as_deref(), mountpoint), what)
         }
     }
 }

@@ -98,9 +98,8 @@ pub(super) fn for_libcontainer(config: &mut Value, spec: &CreateSpec, own: Own) 
     let program = split(process, own)?;
     let linux = config.get_mut("linux").and_then(Value::as_object_mut).ok_or_else(|| invalid("linux"))?;
     linux.remove("seccomp");
-    if !Path::new("/sys/fs/selinux/enforce").exists() {
-        linux.remove("mountLabel");
-    }
+    // libcontainer would label mounts that cannot have one of their own: /dev/mqueue and cgroups.
+    let label = linux.remove("mountLabel");
     let propagation = match linux.get("rootfsPropagation").and_then(Value::as_str) {
         _ if spec.mounts.iter().any(|mount| mount.propagation == StagedPropagation::Shared) => Some("shared"),
         Some(name) => Some(match name {
@@ -115,6 +114,9 @@ pub(super) fn for_libcontainer(config: &mut Value, spec: &CreateSpec, own: Own) 
     if let Some(propagation) = propagation.map(|name| json!(name)) {
         linux.insert("rootfsPropagation".into(), propagation);
     }
+    if let Some(label) = label.as_ref().and_then(Value::as_str) {
+        label_mounts(config, label);
+    }
     // Ids are mapped on the staged mount already.
     for mount in config.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
         let staged = mount.get("source").and_then(Value::as_str).map(PathBuf::from);
@@ -126,6 +128,18 @@ pub(super) fn for_libcontainer(config: &mut Value, spec: &CreateSpec, own: Own) 
         }
     }
     Ok(program)
+}
+
+/// Gives file systems that are the container's own its SELinux label.
+fn label_mounts(config: &mut Value, label: &str) {
+    for mount in config.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
+        if matches!(mount["type"].as_str(), Some("tmpfs" | "devpts"))
+            && let Some(mount) = mount.as_object_mut()
+            && let Some(options) = mount.entry("options").or_insert_with(|| json!([])).as_array_mut()
+        {
+            options.push(json!(format!("context={label}")));
+        }
+    }
 }
 
 /// Where cgroups are mounted in the container, if they are to be read-only there.
@@ -229,6 +243,21 @@ mod tests {
                 "capabilities": {"bounding": all, "effective": all, "permitted": all, "inheritable": [], "ambient": []},
             })
         );
+    }
+
+    #[test]
+    fn file_systems_of_the_container_alone_are_labelled() {
+        let mut config = json!({"mounts": [
+            {"destination": "/dev", "type": "tmpfs", "options": ["nosuid"]},
+            {"destination": "/t", "type": "tmpfs"},
+            {"destination": "/dev/mqueue", "type": "mqueue", "options": ["nosuid"]},
+            {"destination": "/v", "type": "bind", "options": ["rbind"]},
+        ]});
+        label_mounts(&mut config, "u:r:t:s0:c1,c2");
+        let options = |index: usize| config["mounts"][index]["options"].clone();
+        assert_eq!(options(0), json!(["nosuid", "context=u:r:t:s0:c1,c2"]));
+        assert_eq!(options(1), json!(["context=u:r:t:s0:c1,c2"]));
+        assert_eq!((options(2), options(3)), (json!(["nosuid"]), json!(["rbind"])));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
             Some(linux) if devices::enforced_here() => resources::take(linux, systemd),
             _ => Vec::new(),
         };
-        hygiene::shed(program.oom_score_adj)?;
+        hygiene::shed(program.oom_score_adj, spec.confinement.selinux_label.as_deref())?;
         give(&config, &streams)?;
         rootfs::prepare(spec)?;
         let rules = config.pointer("/linux/resources/devices").cloned();

@@ -15,11 +15,11 @@ use crate::launch::seccomp;
 use crate::pod::PodError;
 use crate::pod::context::{Context, blocking};
 use crate::pod::files::{PodPaths, private_folder};
-use crate::pod::lsm;
+use crate::pod::lsm::relabel;
 use crate::pod::record::PodRecord;
 use crate::pod::teardown::empty;
 use crate::types::container::{ContainerConfig, Mount};
-use crate::types::pod::{NamespaceMode, Profile};
+use crate::types::pod::{NamespaceMode, PodSecurity, Profile};
 use crate::types::{ErrorKind, Signal};
 use crate::wire::{Confinement, CreateSpec, Engine, Process, Rootfs, StdioSpec};
 
@@ -80,7 +80,7 @@ pub(crate) async fn undo(
 
 fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, ContainerRecord), PodError> {
     let Request { context, pod, image, mut record, target_pid, .. } = request;
-    lsm::check(&record.config.security.apparmor, record.config.security.selinux.as_ref())?;
+    let applied = context.lsm.for_container(&record.config.security, pod.labels.as_ref())?;
     let paths = context.paths(&pod.id);
     let (data, bundle) = (paths.container_data(&record.id), record.bundle.clone());
     let lower = context.snapshots.lower_dirs(&image.layers);
@@ -95,6 +95,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
     let mut config = record.config.clone();
     sources(&mut config.mounts)?;
+    relabel_volumes(&config.mounts, applied.mount_label.as_deref())?;
     let devices = device_nodes(&config, handler)?;
     let program = Program {
         env: image.config.env.clone(),
@@ -116,6 +117,9 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         seccomp: profile,
         held: context.held_capabilities,
         stage: built_in,
+        apparmor: applied.apparmor.as_deref(),
+        process_label: applied.process_label.as_deref(),
+        mount_label: applied.mount_label.as_deref(),
         annotations: annotations(handler, &pod, &record),
         devices: &devices,
         nofile: context.limits.nofile,
@@ -149,7 +153,12 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         container: record.id.clone(),
         engine: engine(&context, handler, &paths)?,
         bundle,
-        rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs },
+        rootfs: Rootfs {
+            lower,
+            upper: Some((data.join("upper"), data.join("work"))),
+            mountpoint: rootfs,
+            label: applied.mount_label,
+        },
         mounts: made.staged,
         folders,
         confinement,
@@ -226,11 +235,11 @@ enum ProfileSource<'a> {
     File(&'a Path),
 }
 
-fn profile_source<'a>(context: &'a Context, config: &'a ContainerConfig) -> Option<ProfileSource<'a>> {
-    if config.security.privileged {
+fn profile_source<'a>(context: &'a Context, asked: &'a Profile, privileged: bool) -> Option<ProfileSource<'a>> {
+    if privileged {
         return None;
     }
-    match &config.security.seccomp {
+    match asked {
         Profile::Unset if !context.limits.seccomp_when_unset => None,
         Profile::Unconfined => None,
         Profile::Unset | Profile::RuntimeDefault => Some(match &context.limits.seccomp_default {
@@ -248,7 +257,9 @@ fn seccomp_parts(
     built_in: bool,
 ) -> Result<(Option<PathBuf>, Option<oci_spec::runtime::LinuxSeccomp>), PodError> {
     let failed = |error| PodError::of("seccomp", &error);
-    let Some(source) = profile_source(context, config) else { return Ok((None, None)) };
+    let Some(source) = profile_source(context, &config.security.seccomp, config.security.privileged) else {
+        return Ok((None, None));
+    };
     let caps = capabilities::sets(&config.security, context.held_capabilities).map(|sets| sets.bounding).unwrap_or(0);
     if built_in && matches!(source, ProfileSource::BuiltIn) {
         return Ok((Some(context.seccomp.default_file(caps).map_err(failed)?), None));
@@ -262,6 +273,16 @@ fn seccomp_parts(
         true => Ok((Some(context.seccomp.bpf_file(&profile).map_err(failed)?), None)),
         false => Ok((None, Some(profile))),
     }
+}
+
+/// The compiled filter of pause, which has no capabilities. Blocks.
+pub(crate) fn pause_filter(context: &Context, security: &PodSecurity) -> Result<Option<PathBuf>, PodError> {
+    let compiled = match profile_source(context, &security.seccomp, security.privileged) {
+        None => return Ok(None),
+        Some(ProfileSource::BuiltIn) => context.seccomp.default_file(0),
+        Some(ProfileSource::File(path)) => context.seccomp.bpf_file(&load_profile(path, 0)?),
+    };
+    compiled.map(Some).map_err(|error| PodError::of("seccomp", &error))
 }
 
 fn places(paths: &PodPaths, pod: &PodRecord) -> PodPlaces {
@@ -297,6 +318,13 @@ fn sources(mounts: &mut [Mount]) -> Result<(), PodError> {
         mount.host_path = real.to_string_lossy().into_owned();
     }
     Ok(())
+}
+
+/// Volumes that ask for it get the label of the container's files; what cannot keep one is passed over.
+fn relabel_volumes(mounts: &[Mount], label: Option<&str>) -> Result<(), PodError> {
+    let Some(label) = label else { return Ok(()) };
+    let mut wanted = mounts.iter().filter(|mount| mount.selinux_relabel && mount.image.is_none());
+    wanted.try_for_each(|mount| relabel(Path::new(&mount.host_path), label))
 }
 
 /// Something to mount on: a folder or a file as the source is.

@@ -123,6 +123,7 @@ impl Driver {
         let journal = slot.journal.clone();
         self.containers.insert(id.clone(), slot);
         self.shared.add_container(&id, &self.record.id);
+        self.shared.reserve_level(&id, &request.record.config);
         self.creating += 1;
         let (context, monitor, record) = (self.context.clone(), self.monitor.clone(), request.record.clone());
         let path = context.paths(&record.pod).container_data(&id).join("container.json");

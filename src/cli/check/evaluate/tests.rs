@@ -1,4 +1,4 @@
-use super::super::facts::Cgroups;
+use super::super::facts::{AppArmor, Cgroups};
 use super::*;
 use crate::network::{InspectedNetwork, Inspection};
 
@@ -43,8 +43,9 @@ fn good() -> Facts {
         iptables: true,
         ip_forward: Some(true),
         bridge_nf: Some(true),
-        apparmor: true,
+        apparmor: AppArmor { on: true, wanted: true, parser: true, profile: None, loaded: false },
         selinux: None,
+        selinux_wanted: false,
         inotify_instances: Some(8192),
         inotify_watches: Some(524_288),
         root: disk("/var/lib/podwright", 0xef53),
@@ -66,8 +67,6 @@ fn after(change: impl FnOnce(&mut Facts)) -> String {
 #[test]
 fn a_good_node_is_fine() {
     assert_eq!(after(|_| ()), "");
-    assert_eq!(after(|facts| facts.apparmor = false), "");
-    assert_eq!(after(|facts| facts.selinux = Some(true)), "");
     assert_eq!(after(|facts| facts.root.inodes = 0), "", "btrfs tells no inodes");
 }
 
@@ -85,6 +84,18 @@ fn the_kernel() {
     assert_eq!(after(|facts| facts.seccomp_actions.clear()), "FAIL seccomp");
     assert_eq!(after(|facts| facts.max_user_namespaces = Some(0)), "warn user namespaces");
     assert_eq!(after(|facts| facts.max_user_namespaces = None), "warn user namespaces");
+}
+
+#[test]
+fn security_modules() {
+    assert_eq!(after(|facts| facts.apparmor.on = false), "warn apparmor", "and no SELinux either");
+    assert_eq!(after(|facts| (facts.apparmor.on, facts.selinux, facts.selinux_wanted) = (false, Some(true), true)), "");
+    assert_eq!(after(|facts| facts.apparmor.wanted = false), "warn apparmor");
+    assert_eq!(after(|facts| facts.apparmor.parser = false), "warn apparmor");
+    assert_eq!(after(|facts| (facts.apparmor.parser, facts.apparmor.loaded) = (false, true)), "");
+    assert_eq!(after(|facts| facts.apparmor.profile = Some("mine".into())), "warn apparmor");
+    assert_eq!(after(|facts| facts.selinux = Some(false)), "warn selinux", "not used");
+    assert_eq!(after(|facts| facts.selinux_wanted = true), "warn selinux", "not there");
 }
 
 #[test]

@@ -145,6 +145,7 @@ impl Bed {
                 lower: vec![self.folder.path().join("layer")],
                 upper: Some((bundle.join("upper"), bundle.join("work"))),
                 mountpoint: bundle.join("rootfs"),
+                label: None,
             },
             mounts: Vec::new(),
             folders: Vec::new(),
