@@ -2,10 +2,20 @@
 # Runs the conformance suite in a fresh virtual node with cgroup v2 and systemd (node-vm). The tests and the programs are
 # built here; the node sees this checkout and its target folder read-only, at the same paths.
 #
-# usage: test-node.sh [NEXTEST-ARGUMENT...]     for instance: test-node.sh -E 'test(/^sandbox::/)'
+# usage: test-node.sh [--selinux] [NEXTEST-ARGUMENT...]     for instance: test-node.sh -E 'test(/^sandbox::/)'
+# --selinux: with SELinux, enforcing, in AppArmor's place
 # PODWRIGHT_NODE_TIMEOUT: seconds until the node is stopped (7200)
 # PODWRIGHT_TEST_CGROUP_DRIVER: systemd (what is taken there by itself) or cgroupfs
 set -euo pipefail
+options=() prepare=:
+if [ "${1:-}" = --selinux ]; then
+  shift
+  options=(--selinux)
+  # The daemon runs as unconfined_t there. Debian's policy lets such a one start containers, but these may use pipes of
+  # container engines only, and the tests' tmpfs has no label for them.
+  prepare="printf '%s\n' '(allow container_t unconfined_t (fifo_file (read write append getattr ioctl)))' \
+    '(allow container_t unconfined_t (fd (use)))' >/root/pwt.cil; semodule -i /root/pwt.cil; setenforce 1"
+fi
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 target=$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")
@@ -33,6 +43,7 @@ cat >"$data/node/run" <<X
 set -euo pipefail
 export PATH=\$PATH:/usr/sbin:/usr/lib/cni PODWRIGHT_TEST_SLOW=6 PODWRIGHT_TEST_DATA=$(printf %q "$data")
 cp -r $(printf %q "$data/node/target") /opt/target
+$prepare
 cd $(printf %q "$repo")
 exec $(printf %q "$data/node/cargo-nextest") nextest run --profile node --no-fail-fast \
   --binaries-metadata $(printf %q "$data/node/binaries.json") --cargo-metadata $(printf %q "$data/node/metadata.json") \
@@ -41,4 +52,4 @@ X
 chmod +x "$data/node/run"
 shares=(--share "$repo:$repo:ro")
 case $target in "$repo"/*) ;; *) shares+=(--share "$target:$target:ro") ;; esac
-exec "$here/node-vm" run "${shares[@]}" --env PODWRIGHT_TEST_CGROUP_DRIVER --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@"
+exec "$here/node-vm" run ${options[@]+"${options[@]}"} "${shares[@]}" --env PODWRIGHT_TEST_CGROUP_DRIVER --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@"
