@@ -128,7 +128,7 @@ async fn the_default_profile_holds() {
     let try_all = async |name: &str, apparmor| {
         let script = format!(
             "try() {{ if sh -c \"$2\" 2>/dev/null; then echo $1 yes; else echo $1 no; fi; }}\n\
-             try mount 'mount -t tmpfs x /mnt'\n\
+             mkdir -p /place; try mount 'mount -t tmpfs x /place'\n\
              try remount 'mount -o remount,bind,ro /etc/hosts'\n\
              try core 'f=/proc/sys/kernel/core_pattern; v=$(cat $f); echo \"$v\" > $f'\n\
              try net 'f=/proc/sys/net/ipv4/ip_forward; v=$(cat $f); echo $v > $f'\n\
