@@ -7,12 +7,13 @@
 # PODWRIGHT_NODE_TIMEOUT: seconds until the node is stopped (7200)
 # PODWRIGHT_TEST_CGROUP_DRIVER: systemd (what is taken there by itself) or cgroupfs
 set -euo pipefail
-options=() prepare=:
+options=() prepare=: confine=
 if [ "${1:-}" = --selinux ]; then
   shift
   options=(--selinux)
   # The daemon runs as unconfined_t there. Debian's policy lets such a one start containers, but these may use pipes of
-  # container engines only, and the tests' tmpfs has no label for them.
+  # container engines only; and of no process that has categories which they lack.
+  confine="runcon -l s0 bash -c 'exec \"\$0\" \"\$@\"'"
   prepare="printf '%s\n' '(allow container_t unconfined_t (fifo_file (read write append getattr ioctl)))' \
     '(allow container_t unconfined_t (fd (use)))' >/root/pwt.cil; semodule -i /root/pwt.cil; setenforce 1"
 fi
@@ -43,9 +44,10 @@ cat >"$data/node/run" <<X
 set -euo pipefail
 export PATH=\$PATH:/usr/sbin:/usr/lib/cni PODWRIGHT_TEST_SLOW=6 PODWRIGHT_TEST_DATA=$(printf %q "$data")
 cp -r $(printf %q "$data/node/target") /opt/target
+cp $(printf %q "$data/node/cargo-nextest") /opt/target/
 $prepare
 cd $(printf %q "$repo")
-exec $(printf %q "$data/node/cargo-nextest") nextest run --profile node --no-fail-fast \
+exec $confine /opt/target/cargo-nextest nextest run --profile node --no-fail-fast \
   --binaries-metadata $(printf %q "$data/node/binaries.json") --cargo-metadata $(printf %q "$data/node/metadata.json") \
   --workspace-remap $(printf %q "$repo") --target-dir-remap /opt/target "\$@"
 X
