@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cgroup::{Cgroups, Driver};
-use crate::config::{CgroupDriver, Config, UnsetProfile};
+use crate::config::{CgroupDriver, Config, ExpediteRcu, UnsetProfile};
 use crate::cri::{Features, HandlerInfo, Services};
 use crate::image::{self, Images};
 use crate::launch::handlers::Handlers;
@@ -140,6 +140,8 @@ pub fn network_settings(config: &Config) -> network::Settings {
         conf_dir: config.network.conf_dir.clone(),
         bin_dirs: config.network.bin_dirs.clone(),
         plugin_timeout: config.network.plugin_timeout,
+        expedite: config.network.expedite_rcu == ExpediteRcu::Auto,
+        expedited: config.paths.state.join("rcu-expedited"),
         ..network::Settings::default()
     }
 }

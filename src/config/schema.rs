@@ -108,6 +108,8 @@ sections! {
         /// Longest run of one plugin.
         #[serde(with = "duration")]
         plugin_timeout: Duration = Duration::from_secs(60),
+        /// Short RCU grace periods while plugins take things away.
+        expedite_rcu: ExpediteRcu = ExpediteRcu::Auto,
     }
 
     /// `[image]`
@@ -145,6 +147,16 @@ impl Paths {
     pub fn monitor_program(&self, own: &Path) -> PathBuf {
         if self.monitor.as_os_str().is_empty() { own.with_file_name("podwright-monitor") } else { self.monitor.clone() }
     }
+}
+
+/// Whether the kernel's grace periods are made short during CNI DEL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpediteRcu {
+    /// Unless processors are isolated (`isolcpus`, `nohz_full`) or `rcu_normal` is set.
+    Auto,
+    /// Never.
+    Never,
 }
 
 /// Form of log lines.
