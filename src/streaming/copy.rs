@@ -126,7 +126,17 @@ pub(super) async fn input(
     }
 }
 
-/// Copies what a client sends to a socket, and ends the socket's input when the client has ended.
+/// Reads and drops, up to the end.
+pub(super) async fn discard(mut from: impl AsyncRead + Unpin) {
+    let mut buffer = BytesMut::with_capacity(CHUNK);
+    while matches!(from.read_buf(&mut buffer).await, Ok(1..)) {
+        buffer.clear();
+    }
+}
+
+/// Copies what a client sends to a socket, and ends the socket's input when the client has ended. What the socket takes
+/// no more is read and dropped: it must not hold up the client's other streams. An error: the client is gone, or has
+/// given up.
 pub(super) async fn upload(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -134,18 +144,18 @@ pub(super) async fn upload(
     hangup: &Hangup,
 ) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(CHUNK);
+    let mut open = true;
     loop {
         buffer.clear();
         if from.read_buf(&mut buffer).await? == 0 {
-            return to.shutdown().await;
+            let _ = to.shutdown().await;
+            return Ok(());
         }
         activity.touch();
-        while buffer.has_remaining() {
+        while open && buffer.has_remaining() {
             tokio::select! {
                 biased;
-                written = to.write_buf(&mut buffer) => if written? == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
-                },
+                written = to.write_buf(&mut buffer) => open = matches!(written, Ok(1..)),
                 () = hangup.gone() => return Err(io::ErrorKind::ConnectionReset.into()),
             }
             activity.touch();
@@ -153,7 +163,7 @@ pub(super) async fn upload(
     }
 }
 
-/// Copies what a socket gives to a client, and finishes the client's stream.
+/// Copies what a socket gives to a client, and finishes the client's stream. An error: one of them failed.
 pub(super) async fn download(
     mut from: impl AsyncRead + Unpin,
     to: &mut impl Outgoing,

@@ -12,12 +12,13 @@ mod fd;
 mod grant;
 mod hangup;
 mod lobby;
+mod multiplex;
 mod negotiate;
 mod portforward;
 mod remotecommand;
 mod server;
 mod session;
-
+pub mod spdy;
 mod tls;
 mod token;
 mod tunnel;

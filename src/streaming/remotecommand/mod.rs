@@ -103,6 +103,12 @@ struct Client<I, O> {
     resize: Option<I>,
 }
 
+impl<I, O> Default for Client<I, O> {
+    fn default() -> Self {
+        Self { stdin: None, stdout: None, stderr: None, resize: None }
+    }
+}
+
 /// Serves one connection to its end.
 pub(super) async fn serve(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -118,8 +124,9 @@ pub(super) async fn serve(
 }
 
 /// Opens the session and copies until it ends. The session is dropped, and with it the process killed or the container
-/// detached from, when this returns or is dropped.
-async fn run<I, O>(open: Open, mut client: Client<I, O>, around: &Surroundings) -> Ending
+/// detached from, when this returns or is dropped. The client's streams are left to the caller: closing them is part of
+/// the orderly end.
+async fn run<I, O>(open: Open, client: &mut Client<I, O>, around: &Surroundings) -> Ending
 where
     I: AsyncRead + Send + Unpin,
     O: Outgoing,
@@ -152,21 +159,29 @@ where
     };
     let whole = async { tokio::join!(exit, outputs).0 };
     let resizes = async {
-        if let Some(stream) = client.resize.take() {
-            resize::follow(stream, session.streams.terminal.as_ref()).await;
+        if let Some(stream) = &mut client.resize {
+            resize::follow(&mut *stream, session.streams.terminal.as_ref()).await;
+            copy::discard(stream).await;
         }
         std::future::pending().await
     };
     let at_end = session.at_input_end;
     let input = async {
-        // A stream without the process's input is dropped here: whoever writes to it learns that.
-        let Some((stream, sink)) = client.stdin.take().zip(ends.stdin) else { std::future::pending().await };
-        let end = copy::input(stream, &sink, &around.activity, &around.hangup).await;
-        drop(sink);
+        let Some(stream) = &mut client.stdin else { std::future::pending().await };
+        let end = match ends.stdin {
+            Some(sink) => copy::input(&mut *stream, &sink, &around.activity, &around.hangup).await,
+            None => InputEnd::Process,
+        };
         match end {
             InputEnd::Gone => Ending::ClientGone,
             InputEnd::Client if at_end == AtInputEnd::Detach => Ending::Detached,
-            InputEnd::Client | InputEnd::Process => std::future::pending().await,
+            // The process's input was closed above.
+            InputEnd::Client => std::future::pending().await,
+            InputEnd::Process => {
+                // What nobody reads must not hold up the client's other streams.
+                copy::discard(stream).await;
+                std::future::pending().await
+            }
         }
     };
     tokio::select! {

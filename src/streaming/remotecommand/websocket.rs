@@ -35,7 +35,7 @@ pub(super) async fn serve(
     let writer = socket.writer.clone();
     let (stdin, stdin_reader) = pipe(wanted.stdin, CHUNK);
     let (resize, resize_reader) = pipe(wanted.tty, RESIZE_BUFFER);
-    let client = Client {
+    let mut client = Client {
         stdin: stdin_reader,
         stdout: wanted.stdout.then(|| writer.channel(STDOUT)),
         stderr: wanted.stderr.then(|| writer.channel(STDERR)),
@@ -54,7 +54,7 @@ pub(super) async fn serve(
     }
     let mut wrong = None;
     let ending = tokio::select! {
-        ending = run(open, client, around) => ending,
+        ending = run(open, &mut client, around) => ending,
         reason = around.cut() => Ending::Failed(reason.to_owned()),
         end = hear(&mut socket, codec, stdin, resize, &around.hangup) => {
             if let End::Wrong(code, reason) = end {
