@@ -119,7 +119,7 @@ impl Peer {
 
     fn send(&mut self, request: Request) -> u64 {
         self.last += 1;
-        self.stream.write_all(&codec::encode(&Call { id: self.last, request }).unwrap()).unwrap();
+        self.stream.write_all(&codec::encode(&Call { id: self.last, request, descriptors: 0 }).unwrap()).unwrap();
         self.last
     }
 
