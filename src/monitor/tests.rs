@@ -1,5 +1,7 @@
 //! Tests of the whole monitor with an engine of shell scripts ([`super::fake`]).
 
+mod streams;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};

@@ -35,7 +35,8 @@ pub struct Received {
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    let pushed = descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(descriptors));
+    if descriptors.len() > MAX || !pushed {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors at once"));
     }
     Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)

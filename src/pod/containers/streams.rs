@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_client_wants_what_the_container_has() {
-        let wanted = |stdin, tty| Wanted { stdin, stdout: true, stderr: !tty, tty };
+        let wanted = |stdin, tty: bool| Wanted { stdin, stdout: true, stderr: !tty, tty };
         let kind = |wanted, tty, stdin| fits(wanted, tty, stdin).map_err(|error| error.kind());
         assert_eq!(kind(wanted(true, true), true, true), Ok(()));
         assert_eq!(kind(wanted(false, false), false, false), Ok(()));
