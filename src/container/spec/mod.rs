@@ -160,6 +160,10 @@ pub fn exec_process(first: &Value, command: &[String], terminal: bool) -> Value 
     let mut process = first.clone();
     process["args"] = json!(command);
     process["terminal"] = json!(terminal);
+    let names_term = |entry: &Value| entry.as_str().is_some_and(|text| text.starts_with("TERM="));
+    if let Some(env) = process["env"].as_array_mut().filter(|env| terminal && !env.iter().any(names_term)) {
+        env.push(json!("TERM=xterm"));
+    }
     process
 }
 
