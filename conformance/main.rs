@@ -15,6 +15,7 @@ mod driver;
 mod exec;
 mod handlers;
 mod harness;
+mod image_volumes;
 mod images;
 mod layers;
 mod limits;

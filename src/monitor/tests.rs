@@ -65,7 +65,7 @@ impl Pod {
         CreateSpec {
             container,
             engine: Engine::Youki { root: "/none".into(), systemd_cgroup: false },
-            rootfs: Rootfs { lower: Vec::new(), upper: None, mountpoint: bundle.join("rootfs") },
+            rootfs: Rootfs { lower: Vec::new(), upper: None, mountpoint: bundle.join("rootfs"), idmap: None },
             mounts: Vec::new(),
             confinement: Confinement::default(),
             stdio: StdioSpec { log_path: Some(bundle.join("log")), ..StdioSpec::default() },

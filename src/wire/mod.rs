@@ -22,6 +22,9 @@ pub use streams::{AttachSpec, Ends, StreamedExec, Told};
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
 pub const VERSION: u32 = 1;
 
+/// What a failure's message begins with if an image volume cannot be mounted: clients look for it.
+pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
+
 /// Daemon to monitor.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Call {
@@ -216,6 +219,10 @@ pub struct Rootfs {
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Where the spec's `root.path` points; an existing empty folder in the bundle.
     pub mountpoint: PathBuf,
+    /// Whom the files of `lower` belong to inside: layers are shared by pods with different mappings. `upper`
+    /// holds the owners as the host numbers them.
+    #[serde(default)]
+    pub idmap: Option<IdMaps>,
 }
 
 /// A mount that is prepared in the helper's private mount namespace, because libcontainer cannot
@@ -228,9 +235,23 @@ pub struct StagedMount {
     pub staged: PathBuf,
     /// `private`, `slave`, `shared`.
     pub propagation: StagedPropagation,
-    /// User namespace mappings for an idmapped mount: (host, container, length).
+    /// User namespace mappings for an idmapped mount.
     #[serde(default)]
     pub idmap: Option<IdMaps>,
+    /// What is mounted is not `source` but (a part of) an image; `staged` does not exist yet.
+    #[serde(default)]
+    pub image: Option<ImageTree>,
+}
+
+/// An image's files, read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageTree {
+    /// As the client named it, for messages.
+    pub name: String,
+    /// Layer folders, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// Relative path of the folder or file in it; empty: all of it.
+    pub sub_path: PathBuf,
 }
 
 /// Propagation of a staged mount.

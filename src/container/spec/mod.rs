@@ -6,6 +6,7 @@
 mod linux;
 mod mounts;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxSeccomp;
@@ -101,6 +102,8 @@ pub struct Inputs<'a> {
     pub stage: bool,
     /// Annotations for the runtime, already filtered.
     pub annotations: Vec<(String, String)>,
+    /// Layer folders, topmost first, of the images that are mounted as volumes, by the name in the config.
+    pub volumes: &'a BTreeMap<String, Vec<PathBuf>>,
     /// Device nodes to hand in.
     pub devices: &'a [Node],
     /// RLIMIT_NOFILE, soft and hard.

@@ -47,6 +47,10 @@ pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount
     match &image {
         Some(_) if !host_path.is_empty() => return Err(host_at.bad(host_path, "does not go with image")),
         Some(_) if !readonly => return Err(at.field("readonly").bad(readonly, "image volumes are always read-only")),
+        Some(_) if propagation == Propagation::Bidirectional => {
+            let value = MountPropagation::PropagationBidirectional.as_str_name();
+            return Err(at.field("propagation").bad(value, "does not go with image"));
+        }
         None if !image_sub_path.is_empty() => {
             return Err(at.field("image_sub_path").bad(image_sub_path, "goes with image only"));
         }
@@ -195,6 +199,7 @@ mod tests {
         refused(|m| m.image = image(""), "m.image.image");
         refused(|m| m.image_sub_path = "../etc".into(), "m.image_sub_path");
         refused(|m| m.image_sub_path = "/etc".into(), "m.image_sub_path");
+        refused(|m| m.propagation = 2, "m.propagation");
     }
 
     #[test]
