@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod devices;
 pub mod layer_file;
 pub mod record;
+pub mod resources;
 pub mod spec;
 pub mod user;
 pub mod view;

@@ -25,7 +25,7 @@ use super::state::{Stage, Step};
 use super::view::{PodState, PodView};
 use super::{Shared, create, files, teardown};
 use crate::launch::monitor::{EventReceiver, Monitor, MonitorEvent};
-use crate::types::container::ContainerConfig;
+use crate::types::container::{ContainerConfig, Resources};
 use crate::types::{ContainerId, ErrorKind, HasKind, PodId, now_ns};
 use crate::wire::{ExecOutcome, Exit};
 
@@ -46,6 +46,9 @@ pub(crate) enum Command {
     RemoveContainer(ContainerId, Reply<()>),
     Exec(ContainerId, Vec<String>, Option<std::time::Duration>, Reply<ExecOutcome>),
     ReopenLog(ContainerId, Reply<()>),
+    UpdateContainer(ContainerId, Box<Resources>, Reply<()>),
+    /// Overhead and resources; `None`: as it was.
+    UpdatePod(Box<(Option<Resources>, Option<Resources>)>, Reply<()>),
 }
 
 /// The state of the task.
@@ -154,6 +157,8 @@ impl Driver {
             state: record.stage.shown().unwrap_or(PodState::NotReady),
             created_ns: record.created_ns,
             ips: record.ips.clone(),
+            overhead: record.overhead.clone(),
+            resources: record.resources.clone(),
             netns: own_network.then(|| self.context.paths(&record.id).netns()),
             pause: record.pause,
             cgroups: record.cgroups.clone(),
@@ -180,6 +185,8 @@ impl Driver {
             Command::RemoveContainer(id, reply) => self.remove_container(&id, reply),
             Command::Exec(id, command, timeout, reply) => self.exec(&id, &command, timeout, reply),
             Command::ReopenLog(id, reply) => self.reopen_log(&id, reply),
+            Command::UpdateContainer(id, asked, reply) => self.update_container(&id, *asked, reply),
+            Command::UpdatePod(asked, reply) => self.update_pod(asked.0, asked.1, reply),
         }
     }
 

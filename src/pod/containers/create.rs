@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::container::record::ContainerRecord;
+use crate::container::resources::ChangeError;
 use crate::container::spec::{self, Inputs, PodPlaces, Program};
 use crate::container::{capabilities, devices, layer_file, user};
 use crate::image::Image;
@@ -37,6 +38,11 @@ pub(crate) struct Request {
 pub(crate) struct Created {
     pub(crate) record: ContainerRecord,
     pub(crate) process: Arc<serde_json::Value>,
+}
+
+/// A change of resources that cannot be.
+pub(crate) fn of_change(error: ChangeError) -> PodError {
+    PodError::Invalid { field: error.field, value: error.value.to_string(), reason: error.reason.to_owned() }
 }
 
 /// Signal that stops a container: the request's, else the image's, else SIGTERM.

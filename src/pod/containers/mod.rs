@@ -2,6 +2,7 @@
 
 pub(super) mod create;
 pub(super) mod slot;
+mod update;
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -64,6 +65,9 @@ impl Driver {
                 value: "true".into(),
                 reason: "the sandbox was not made for privileged containers".into(),
             });
+        }
+        if let Some(asked) = &config.resources {
+            self.context.check_limits(asked)?;
         }
         let image = self
             .context
