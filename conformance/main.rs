@@ -25,3 +25,4 @@ mod sandbox;
 mod security;
 mod survival;
 mod unit;
+mod update;
