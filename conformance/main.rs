@@ -7,6 +7,7 @@
 mod api;
 mod bad_images;
 mod bad_input;
+mod cdi;
 mod cgroups;
 mod config;
 mod containers;

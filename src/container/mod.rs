@@ -5,6 +5,7 @@ pub use crate::types::container as config;
 
 pub mod capabilities;
 pub mod devices;
+pub mod edits;
 pub mod layer_file;
 pub mod record;
 pub mod resources;

@@ -76,6 +76,7 @@ fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made
         stage,
         annotations: Vec::new(),
         devices: &[],
+        edits: &Edits::default(),
         nofile: (1024, 4096),
         pids: 0,
     })
