@@ -80,6 +80,7 @@ impl App {
             images: images.clone(),
             network: network.clone(),
             handlers: handlers.clone(),
+            cdi: crate::cdi::Registry::new(config.cdi.enabled, config.cdi.dirs.clone()),
             seccomp: SeccompCompiler::new(state.join("seccomp")),
             launcher: Launcher { monitor_binary: config.paths.monitor_program(&own) },
             held_capabilities,
@@ -160,6 +161,7 @@ fn limits(config: &Config, held: u64) -> Limits {
         seccomp_when_unset: config.seccomp.unset == UnsetProfile::RuntimeDefault,
         nofile: (config.container.nofile_soft.min(hard), hard),
         pids: config.container.pids_limit,
+        owned_devices: config.container.device_ownership_from_security_context,
     }
 }
 

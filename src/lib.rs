@@ -5,6 +5,7 @@
 //! module imports from below only: `tidy.rs` holds the order, and checks it.
 
 pub mod app;
+pub mod cdi;
 pub mod cgroup;
 pub mod cli;
 pub mod config;

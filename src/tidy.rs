@@ -13,7 +13,7 @@ const ROOMS: &[&[&str]] = &[
     &["wire"],
     &["store"],
     &["config", "cgroup", "container"],
-    &["image", "snapshot", "network", "launch"],
+    &["image", "snapshot", "network", "launch", "cdi"],
     &["pod", "stats"],
     &["streaming"],
     &["cri", "kubelet", "monitor"],

@@ -49,6 +49,8 @@ sections! {
         seccomp: Seccomp = Seccomp::default(),
         /// What containers get unless they say otherwise.
         container: Container = Container::default(),
+        /// Container Device Interface.
+        cdi: Cdi = Cdi::default(),
     }
 
     /// `[server]`
@@ -160,6 +162,16 @@ sections! {
         nofile_hard: u64 = 524_288,
         /// Most processes of a container; 0: no limit of its own.
         pids_limit: u64 = 0,
+        /// Device nodes belong to the user that the container runs as, not to whom they belong on the host.
+        device_ownership_from_security_context: bool = false,
+    }
+
+    /// `[cdi]`
+    Cdi {
+        /// Devices may be asked for by CDI name.
+        enabled: bool = true,
+        /// Folders with CDI files; what a later one defines overrides earlier ones.
+        dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
     }
 }
 

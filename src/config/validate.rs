@@ -64,6 +64,9 @@ fn folders(config: &Config) -> Result<(), Bad> {
     for folder in &config.network.bin_dirs {
         absolute("network.bin_dirs", folder)?;
     }
+    for folder in &config.cdi.dirs {
+        absolute("cdi.dirs", folder)?;
+    }
     absolute("image.registry_config_dir", &config.image.registry_config_dir)?;
     for (key, path) in
         [("paths.monitor", &config.paths.monitor), ("seccomp.default_profile", &config.seccomp.default_profile)]
@@ -181,6 +184,7 @@ mod tests {
         );
         refused(|c| c.network.bin_dirs.clear(), "network.bin_dirs");
         refused(|c| c.network.plugin_timeout = Duration::ZERO, "network.plugin_timeout");
+        refused(|c| c.cdi.dirs.push("cdi".into()), "cdi.dirs");
         refused(|c| c.container.nofile_soft = 1 << 20, "container.nofile_soft");
     }
 }

@@ -26,7 +26,7 @@ use super::streams::{AttachSession, ExecSession, Wanted};
 use super::view::{PodState, PodView};
 use super::{Shared, create, files, teardown};
 use crate::launch::monitor::{EventReceiver, Monitor, MonitorEvent};
-use crate::types::container::ContainerConfig;
+use crate::types::container::{ContainerConfig, Resources};
 use crate::types::{ContainerId, ErrorKind, HasKind, PodId, now_ns};
 use crate::wire::{ExecOutcome, Exit};
 
@@ -49,6 +49,9 @@ pub(crate) enum Command {
     ExecStreamed(ContainerId, Vec<String>, Wanted, Reply<ExecSession>),
     Attach(ContainerId, Wanted, Reply<AttachSession>),
     ReopenLog(ContainerId, Reply<()>),
+    UpdateContainer(ContainerId, Box<Resources>, Reply<()>),
+    /// Overhead and resources; `None`: as it was.
+    UpdatePod(Box<(Option<Resources>, Option<Resources>)>, Reply<()>),
 }
 
 /// The state of the task.
@@ -157,6 +160,8 @@ impl Driver {
             state: record.stage.shown().unwrap_or(PodState::NotReady),
             created_ns: record.created_ns,
             ips: record.ips.clone(),
+            overhead: record.overhead.clone(),
+            resources: record.resources.clone(),
             netns: own_network.then(|| self.context.paths(&record.id).netns()),
             pause: record.pause,
             cgroups: record.cgroups.clone(),
@@ -185,6 +190,8 @@ impl Driver {
             Command::ExecStreamed(id, command, wanted, reply) => self.exec_streamed(&id, command, wanted, reply),
             Command::Attach(id, wanted, reply) => self.attach(&id, wanted, reply),
             Command::ReopenLog(id, reply) => self.reopen_log(&id, reply),
+            Command::UpdateContainer(id, asked, reply) => self.update_container(&id, *asked, reply),
+            Command::UpdatePod(asked, reply) => self.update_pod(asked.0, asked.1, reply),
         }
     }
 

@@ -8,6 +8,7 @@ mod pod_sandbox_status;
 mod runtime_config;
 mod stats;
 mod status;
+mod update;
 mod version;
 
 use std::sync::Arc;
@@ -89,6 +90,8 @@ runtime_service! {
         container_status::container_status(ContainerStatusRequest) -> ContainerStatusResponse;
         container_status::list_containers(ListContainersRequest) -> ListContainersResponse;
         exec_sync::exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+        update::update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+        update::update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
         stats::container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
         stats::list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         stats::pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
@@ -98,10 +101,6 @@ runtime_service! {
         exec(ExecRequest) -> ExecResponse: "streaming exec (Exec)";
         attach(AttachRequest) -> AttachResponse: "streaming attach (Attach)";
         port_forward(PortForwardRequest) -> PortForwardResponse: "port forwarding (PortForward)";
-        update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse:
-            "changing the resources of a container (UpdateContainerResources)";
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse:
-            "changing the resources of a sandbox (UpdatePodSandboxResources)";
         list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse:
             "metrics (ListMetricDescriptors)";
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse:

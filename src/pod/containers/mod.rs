@@ -3,6 +3,7 @@
 pub(super) mod create;
 pub(super) mod slot;
 mod streams;
+mod update;
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -77,6 +78,9 @@ impl Driver {
                 value: "true".into(),
                 reason: "the sandbox was not made for privileged containers".into(),
             });
+        }
+        if let Some(asked) = &config.resources {
+            self.context.check_limits(asked)?;
         }
         let image = self
             .context
