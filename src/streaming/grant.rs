@@ -68,6 +68,7 @@ impl Streaming {
         let (pods, id) = (pods.clone(), container.to_owned());
         let attach = async move {
             let config = Arc::clone(&pods.container(&id)?.config);
+            let wanted = as_created(wanted, config.tty, config.stdin);
             // As all runtimes have it: the first client's end is the container's only where it asked for that, and
             // never with a terminal, where one leaves by detaching.
             let once = config.stdin_once && !config.tty;
@@ -93,6 +94,19 @@ impl Streaming {
     pub(super) fn give(&self, verb: Verb, work: Work) -> Result<String, StreamingError> {
         let token = self.tokens.give(Grant { verb, work })?;
         Ok(format!("{}/{}/{token}", self.base, verb.name()))
+    }
+}
+
+/// What can be had of what a client wants of a container that has a terminal, or not, and an input, or not. Clients ask
+/// for what they could use, and do without what is not there.
+fn as_created(wanted: Wanted, tty: bool, stdin: bool) -> Wanted {
+    let only_stdin = !wanted.stdout && !wanted.stderr;
+    Wanted {
+        // A client that wants nothing else is told that there is none.
+        stdin: wanted.stdin && (stdin || only_stdin),
+        stdout: wanted.stdout,
+        stderr: wanted.stderr && !tty,
+        tty,
     }
 }
 
@@ -143,6 +157,16 @@ pub(super) enum Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attach_is_cut_to_what_the_container_has() {
+        let all = Wanted { stdin: true, stdout: true, stderr: true, tty: false };
+        assert_eq!(as_created(all, false, true), all);
+        assert_eq!(as_created(all, true, true), Wanted { stderr: false, tty: true, ..all });
+        assert_eq!(as_created(all, false, false), Wanted { stdin: false, ..all });
+        let input = Wanted { stdin: true, ..Wanted::default() };
+        assert_eq!(as_created(input, false, false), input);
+    }
 
     #[test]
     fn paths() {

@@ -25,5 +25,6 @@ mod tunnel;
 mod websocket;
 
 pub use grant::{Streaming, StreamingError};
+pub use portforward::MAX_PORTS;
 pub use server::{BindError, Server, Settings};
 pub use tls::TlsError;

@@ -14,6 +14,9 @@ use super::session::Surroundings;
 use super::tunnel::Tunnel;
 use crate::pod::PodError;
 
+/// Most ports of a request: a channel's number is one byte, and each port has two.
+pub const MAX_PORTS: usize = 127;
+
 /// Connects to a port in the pod.
 pub(super) type Connect = Arc<dyn Fn(u16) -> BoxFuture<'static, Result<TcpStream, PodError>> + Send + Sync>;
 

@@ -67,8 +67,8 @@ struct Pair {
 #[derive(Default)]
 struct Singles {
     waiting: HashMap<String, Single>,
-    /// When each gives up, earliest first; those that are paired by now among them.
-    ends: VecDeque<(Instant, String, u32)>,
+    /// When each is given up, earliest first.
+    ends: VecDeque<(Instant, String)>,
 }
 
 struct Single {
@@ -90,24 +90,22 @@ impl Singles {
             opening.reject(ResetStatus::PROTOCOL_ERROR);
             return None;
         };
-        let request = opening.headers().get("requestid").map(str::to_owned);
-        let id = opening.id();
-        let request = request.filter(|name| !name.is_empty()).unwrap_or_else(|| unnamed(kind, id));
+        let request = opening.headers().get("requestid").filter(|name| !name.is_empty()).map(str::to_owned);
+        let stream = opening.accept(Headers::new());
+        let request = request.unwrap_or_else(|| unnamed(kind, stream.id()));
         match self.waiting.remove(&request) {
             None => {
-                let stream = opening.accept(Headers::new());
-                self.waiting.insert(request.clone(), Single { stream, kind, port });
-                self.ends.push_back((end, request, id));
+                self.ends.push_back((end, request.clone()));
+                self.waiting.insert(request, Single { stream, kind, port });
                 None
             }
             Some(other) if other.kind == kind => {
-                opening.reject(ResetStatus::PROTOCOL_ERROR);
+                stream.reset(ResetStatus::PROTOCOL_ERROR);
                 self.waiting.insert(request, other);
                 None
             }
             Some(other) => {
-                let stream = opening.accept(Headers::new());
-                self.ends.retain(|(_, name, _)| *name != request);
+                self.ends.retain(|(_, name)| *name != request);
                 Some(match kind {
                     Kind::Data => Pair { port, data: stream, error: other.stream },
                     Kind::Error => Pair { port: other.port, data: other.stream, error: stream },
@@ -119,12 +117,10 @@ impl Singles {
     /// The next one that waited too long.
     async fn late(&mut self) -> Single {
         loop {
-            let Some((end, _, _)) = self.ends.front() else { std::future::pending().await };
+            let Some((end, _)) = self.ends.front() else { std::future::pending().await };
             tokio::time::sleep_until(*end).await;
-            if let Some((_, request, id)) = self.ends.pop_front()
-                && let Some(single) = self.waiting.remove(&request)
-            {
-                debug_assert_eq!(single.stream.id(), id);
+            let late = self.ends.pop_front().and_then(|(_, request)| self.waiting.remove(&request));
+            if let Some(single) = late {
                 return single;
             }
         }

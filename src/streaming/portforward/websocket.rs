@@ -7,14 +7,11 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::{Connect, Surroundings};
+use super::{Connect, MAX_PORTS, Surroundings};
 use crate::streaming::channel::{Codec, Incoming};
 use crate::streaming::copy::{CHUNK, download, upload};
 use crate::streaming::websocket::{End, Socket, Writer, hand_over};
 use crate::types::chain;
-
-/// Most ports in one connection: a channel's number is one byte.
-pub(in crate::streaming) const MAX_PORTS: usize = 127;
 
 /// Serves one connection to its end: that of all its ports, or of the client.
 pub(super) async fn serve(
