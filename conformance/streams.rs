@@ -76,47 +76,7 @@ impl Client {
     async fn until(&mut self, text: &str) {
         let mut seen = Vec::new();
         while !String::from_utf8_lossy(&seen).contains(text) {
-            let read = self.stdout.as_mut().unwrap().read_u8();
-            let byte = tokio::time::timeout(secs(30), read).await;
-            seen.push(byte.unwrap_or_else(|_| panic!("{text:?} in {:?}", String::from_utf8_lossy(&seen))).unwrap());
-        }
-    }
-
-    async fn code(&mut self) -> i32 {
-        tokio::time::timeout(secs(30), self.line.ended()).await.expect("the end in time").unwrap()
-    }
-}
-
-/// A terminal's master side.
-struct Terminal(tokio::io::unix::AsyncFd<File>);
-
-impl Terminal {
-    async fn of(client: &mut Client) -> Self {
-        let master = File::from(client.line.terminal().await.unwrap());
-        rustix::io::ioctl_fionbio(&master, true).unwrap();
-        Self(tokio::io::unix::AsyncFd::new(master).unwrap())
-    }
-
-    fn write(&self, text: &str) {
-        self.0.get_ref().write_all(text.as_bytes()).unwrap();
-    }
-
-    fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(self.0.get_ref(), size).unwrap();
-    }
-
-    /// Reads until `text` has been shown, or to the end if that is empty.
-    async fn until(&self, text: &str) -> String {
-        let mut seen = Vec::new();
-        loop {
-            let shown = String::from_utf8_lossy(&seen).into_owned();
-            if !text.is_empty() && shown.contains(text) {
-                return shown;
-            }
-            let mut bytes = [0; 1024];
-            let read =
-                self.0.async_io(tokio::io::Interest::READABLE, |mut file| std::io::Read::read(&mut file, &mut bytes));
+            let read = self.0.async_io(tokio::io::Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut bytes)?));
             match tokio::time::timeout(secs(30), read).await.unwrap_or_else(|_| panic!("{text:?} in {shown:?}")) {
                 Ok(count) if count > 0 => seen.extend_from_slice(&bytes[..count]),
                 // EIO is a terminal's end.
@@ -184,6 +144,11 @@ fn running(command: &str) -> Vec<host::Process> {
     host::descendants().into_iter().filter(|p| p.command.starts_with(command) && p.state != 'Z').collect()
 }
 
+/// A process that was forked has its own arguments a moment later.
+async fn there(command: &str) {
+    eventually(secs(10), command, async || if running(command).len() == 1 { Ok(()) } else { Err(String::new()) }).await;
+}
+
 async fn gone(command: &str) {
     eventually(secs(10), &format!("the end of {command:?}"), async || {
         let left = running(command);
@@ -233,7 +198,7 @@ async fn hang_up(handler: &str) {
     let before = direct.open_files();
     let mut client = direct.exec(&ctr, &["sh", "-c", "sleep 4321 & echo up; wait"], OUT, false).await.unwrap();
     client.until("up\n").await;
-    assert_eq!(running("sleep 4321").len(), 1);
+    there("sleep 4321").await;
     drop(client);
     gone("sleep 4321").await;
     // Job control makes groups of their own in the session.
@@ -241,7 +206,8 @@ async fn hang_up(handler: &str) {
     let terminal = Terminal::of(&mut client).await;
     terminal.write("trap '' HUP; sleep 4322 & sleep 4323 & echo u''p\n");
     terminal.until("up").await;
-    assert_eq!((running("sleep 4322").len(), running("sleep 4323").len()), (1, 1));
+    there("sleep 4322").await;
+    there("sleep 4323").await;
     drop((client, terminal));
     gone("sleep 4322").await;
     gone("sleep 4323").await;

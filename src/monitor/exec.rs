@@ -20,7 +20,7 @@ use super::poll::{Poll, Source, Timer, Token};
 use super::reaper::{Adopted, Owner};
 use super::server::{Caller, Monitor};
 use super::{because, failure, socket};
-use crate::sys::process::{self, Ended};
+use crate::sys::process::Ended;
 use crate::types::{ContainerId, ErrorKind};
 use crate::wire::{ExecOutcome, ExecSpec, Failure, Process, Reply};
 
