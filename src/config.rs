@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub use merge::{Source, parse};
 pub use schema::{
     Cgroup, CgroupDriver, Config, Container, Image, Log, LogFormat, Network, Paths, Runtime, Seccomp, Server,
-    UnsetProfile,
+    Streaming, UnsetProfile,
 };
 
 use crate::types::{ErrorKind, HasKind};

@@ -1,6 +1,7 @@
 //! The keys, their types and their defaults. `examples/config.toml` documents each for users; a
 //! test keeps the two equal.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ sections! {
     Config {
         /// The CRI socket.
         server: Server = Server::default(),
+        /// Exec, attach, port-forward.
+        streaming: Streaming = Streaming::default(),
         /// Folders and programs.
         paths: Paths = Paths::default(),
         /// What is logged, and how.
@@ -55,6 +58,24 @@ sections! {
         /// Longest wait for requests under way when the daemon is told to stop.
         #[serde(with = "duration")]
         drain_timeout: Duration = Duration::from_secs(20),
+    }
+
+    /// `[streaming]`
+    Streaming {
+        /// Where the streaming server listens; port 0: one that is free.
+        address: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 0)),
+        /// Certificate chain, PEM; empty: no TLS.
+        tls_cert_file: PathBuf = PathBuf::new(),
+        /// Its private key, PEM; empty: no TLS.
+        tls_key_file: PathBuf = PathBuf::new(),
+        /// A session in which nothing was sent either way for this long is ended.
+        #[serde(with = "duration")]
+        idle_timeout: Duration = Duration::from_secs(4 * 3600),
+        /// Longest wait for the streams that a client has to open.
+        #[serde(with = "duration")]
+        creation_timeout: Duration = Duration::from_secs(30),
+        /// Most sessions at once.
+        max_sessions: usize = 1000,
     }
 
     /// `[paths]`
