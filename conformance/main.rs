@@ -25,6 +25,7 @@ mod monitor;
 mod network;
 mod sandbox;
 mod security;
+mod streams;
 mod survival;
 mod unit;
 mod update;
