@@ -60,6 +60,11 @@ impl Decoder {
         self.data.is_none() && !rest.is_empty()
     }
 
+    /// Whether a data frame is under way.
+    pub fn in_data(&self) -> bool {
+        self.data.is_some()
+    }
+
     /// Takes what it can of the front of `bytes`: how many were used up, and what they are. `None`: more
     /// must come, and nothing was used up.
     ///

@@ -9,7 +9,8 @@ pub const INITIAL_WINDOW: u32 = 64 * 1024;
 pub const MAX_WINDOW: i64 = 0x7fff_ffff;
 
 /// Bounds on one connection. Whatever the peer does, the connection holds at most `buffer` + 64 KiB of
-/// what was received, `send_buffer_total` + 4 KiB per stream of what is to be sent, and one control frame.
+/// what was received, `send_buffer_total` + 4 KiB per stream of what is to be sent, `header_block` per stream,
+/// one control frame, and the 128 KiB through which bytes pass on their way.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// The largest control frame: bytes after the frame's eight byte head.
@@ -62,8 +63,8 @@ pub enum Windows {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            control_frame: 64 * 1024,
-            header_block: 64 * 1024,
+            control_frame: 16 * 1024,
+            header_block: 8 * 1024,
             headers: 100,
             streams: 2048,
             stream_window: 256 * 1024,

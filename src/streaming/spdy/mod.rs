@@ -29,6 +29,8 @@ mod error;
 mod frame;
 mod headers;
 mod limits;
+#[cfg(test)]
+mod tests;
 mod zip;
 
 pub use connection::{Connection, Handle, Incoming, OpenError, Opening, Stream};

@@ -191,12 +191,13 @@ impl Core {
             }
             Frame::RstStream { stream, status } => self.on_reset(stream, status),
             Frame::Settings { entries, .. } => {
-                for (id, value) in entries {
-                    match id {
-                        MAX_CONCURRENT_STREAMS => self.peer_allows = value as usize,
-                        INITIAL_WINDOW_SIZE => self.on_initial_window(i64::from(value))?,
-                        _ => {}
-                    }
+                // The last word counts, so that a frame full of them is no more work than one of them.
+                let last = |wanted| entries.iter().rev().find(|(id, _)| *id == wanted).map(|(_, value)| *value);
+                if let Some(most) = last(MAX_CONCURRENT_STREAMS) {
+                    self.peer_allows = most as usize;
+                }
+                if let Some(window) = last(INITIAL_WINDOW_SIZE) {
+                    self.on_initial_window(i64::from(window))?;
                 }
             }
             Frame::Ping(id) => {
@@ -349,11 +350,14 @@ impl Core {
     fn on_window(&mut self, stream: u32, delta: u32) -> Result<(), End> {
         self.windowed = true;
         if stream == 0 {
+            let blocked = self.send_window <= 0;
             self.send_window += i64::from(delta);
             if self.send_window > MAX_WINDOW {
                 return Err(End::Protocol("the connection's window overflows".to_owned()));
             }
-            self.queue_all();
+            if blocked {
+                self.queue_all();
+            }
         } else if let Some(entry) = self.streams.get_mut(&stream) {
             entry.send_window += i64::from(delta);
             if entry.send_window > MAX_WINDOW {

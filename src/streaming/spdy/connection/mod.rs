@@ -66,8 +66,9 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Opens a stream with these headers, on which this end sends nothing if `fin`. It can be written to at
-    /// once; [`Stream::reply`] tells whether the peer accepts it.
+    /// Opens a stream with these headers, on which this end sends nothing if `fin`. It may be written to at
+    /// once, but some peers drop what comes before they replied: wait for [`Stream::reply`], which also tells
+    /// whether the peer accepts it.
     ///
     /// # Errors
     /// The connection is over, or the peer allows no further stream.
@@ -91,6 +92,13 @@ impl Handle {
             // The driver's task was dropped with the runtime.
             Err(_) => End::Hangup,
         }
+    }
+
+    /// How many streams there are, and bytes of theirs unread and unsent.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> (usize, usize, usize) {
+        let core = self.owner.lock();
+        (core.streams.len(), core.buffered, core.outgoing)
     }
 
     /// Why the connection is over, if it is.
