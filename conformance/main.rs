@@ -23,5 +23,6 @@ mod monitor;
 mod network;
 mod sandbox;
 mod security;
+mod streams;
 mod survival;
 mod unit;
