@@ -24,6 +24,7 @@ mod monitor;
 mod network;
 mod sandbox;
 mod security;
+mod stats;
 mod survival;
 mod unit;
 mod update;

@@ -103,6 +103,10 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
     let mut config = record.config.clone();
     sources(&mut config.mounts)?;
+    let withheld = capabilities::withheld(&config.security, context.held_capabilities);
+    if !withheld.is_empty() {
+        tracing::warn!(container = %record.id, capabilities = ?withheld, "not held by the daemon, and so not given");
+    }
     let edits = cdi_edits(&context, &config, handler, &user.user)?;
     let mut devices = device_nodes(&config, handler)?;
     if context.limits.owned_devices {
