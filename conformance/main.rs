@@ -14,6 +14,7 @@ mod containers;
 mod crash;
 mod driver;
 mod exec;
+mod fields;
 mod handlers;
 mod harness;
 mod images;
