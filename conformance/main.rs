@@ -23,6 +23,7 @@ mod limits;
 mod logs;
 mod monitor;
 mod network;
+mod notify;
 mod sandbox;
 mod security;
 mod stats;

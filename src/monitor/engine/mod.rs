@@ -26,6 +26,7 @@ mod hierarchies;
 mod hygiene;
 mod job;
 mod join;
+mod listener;
 mod oci;
 mod passwd;
 mod resources;
