@@ -17,6 +17,7 @@ mod exec;
 mod fields;
 mod handlers;
 mod harness;
+mod image_volumes;
 mod images;
 mod layers;
 mod limits;

@@ -75,8 +75,10 @@ async fn somebody_else_decides() {
         .unwrap();
     let _agent = Agent(agent);
     let lines = || fs::read_to_string(&told).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
-    eventually("the agent listens", secs(20), || if lines().is_empty() { Err("not yet".to_owned()) } else { Ok(()) })
-        .await;
+    eventually(secs(20), "the agent listens", async || {
+        lines().first().map(drop).ok_or_else(|| "it does not".to_owned())
+    })
+    .await;
     for nnp in [false, true] {
         let mut config = asked(node.sh(if nnp { "nnp" } else { "plain" }, script), &profile);
         specs::security(&mut config).no_new_privs = nnp;

@@ -21,6 +21,7 @@ pub mod proto;
 pub mod snapshot;
 pub mod stats;
 pub mod store;
+pub mod streaming;
 pub mod sys;
 #[cfg(test)]
 mod tidy;

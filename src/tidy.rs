@@ -15,6 +15,7 @@ const ROOMS: &[&[&str]] = &[
     &["config", "cgroup", "container"],
     &["image", "snapshot", "network", "launch", "cdi"],
     &["pod", "stats"],
+    &["streaming"],
     &["cri", "kubelet", "monitor"],
     &["app"],
     &["cli"],

@@ -6,6 +6,7 @@
 mod linux;
 mod mounts;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxSeccomp;
@@ -102,6 +103,8 @@ pub struct Inputs<'a> {
     pub stage: bool,
     /// Annotations for the runtime, already filtered.
     pub annotations: Vec<(String, String)>,
+    /// Layer folders, topmost first, of the images that are mounted as volumes, by the name in the config.
+    pub volumes: &'a BTreeMap<String, Vec<PathBuf>>,
     /// Device nodes to hand in.
     pub devices: &'a [Node],
     /// What CDI devices add; their nodes are among `devices`.
@@ -167,6 +170,10 @@ pub fn exec_process(first: &Value, command: &[String], terminal: bool) -> Value 
     let mut process = first.clone();
     process["args"] = json!(command);
     process["terminal"] = json!(terminal);
+    let names_term = |entry: &Value| entry.as_str().is_some_and(|text| text.starts_with("TERM="));
+    if let Some(env) = process["env"].as_array_mut().filter(|env| terminal && !env.iter().any(names_term)) {
+        env.push(json!("TERM=xterm"));
+    }
     process
 }
 

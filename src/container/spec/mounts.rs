@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Inputs, SpecError};
 use crate::container::edits::EditMount;
 use crate::types::container::{Mount, Propagation};
-use crate::wire::{StagedMount, StagedPropagation};
+use crate::wire::{ImageTree, StagedMount, StagedPropagation};
 
 /// Mount options that a client may add to a bind mount (CRI 0.37, `Mount.mount_options`).
 const EXTRA_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
@@ -29,9 +29,6 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
 
     let mut staged = Vec::new();
     for (index, mount) in asked.iter().enumerate() {
-        if mount.image.is_some() {
-            return Err(refuse("config.mounts.image", mount, "image volumes are not available in this version"));
-        }
         if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
             return Err(refuse(
                 "config.mounts.uidMappings",
@@ -47,8 +44,12 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
                 return Err(refuse("config.mounts.mount_options", mount, "want noexec, nodev or nosuid"));
             }
         }
-        // Private ones, too: libcontainer would leave them the host's slaves.
-        let stage = inputs.stage;
+        let image = match &mount.image {
+            None => None,
+            Some(name) => Some(image_tree(inputs, mount, name)?),
+        };
+        // Private ones, too: libcontainer would leave them the host's slaves. No runtime knows of images.
+        let stage = inputs.stage || image.is_some();
         let source = if stage {
             let place = inputs.staging.join(index.to_string());
             staged.push(StagedMount {
@@ -60,6 +61,7 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
                     Propagation::Bidirectional => StagedPropagation::Shared,
                 },
                 idmap: None,
+                image,
             });
             place
         } else {
@@ -96,6 +98,12 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
     Ok(Mounts { list, staged, root_propagation })
 }
 
+fn image_tree(inputs: &Inputs<'_>, mount: &Mount, name: &str) -> Result<ImageTree, SpecError> {
+    let lower = inputs.volumes.get(name).cloned();
+    let lower = lower.ok_or_else(|| refuse("config.mounts.image", mount, "the image is not here"))?;
+    Ok(ImageTree { name: name.to_owned(), lower, sub_path: mount.image_sub_path.clone().into() })
+}
+
 /// A mount of a CDI device.
 fn edit(inputs: &Inputs<'_>, mount: &EditMount, index: usize, staged: &mut Vec<StagedMount>) -> Value {
     let has = |names: &[&str]| mount.options.iter().any(|option| names.contains(&option.as_str()));
@@ -117,7 +125,7 @@ fn edit(inputs: &Inputs<'_>, mount: &EditMount, index: usize, staged: &mut Vec<S
     };
     options.retain(|option| !PROPAGATION.contains(&option.as_str()));
     let place = inputs.staging.join(format!("cdi-{index}"));
-    staged.push(StagedMount { source: source.into(), staged: place.clone(), propagation, idmap: None });
+    staged.push(StagedMount { source: source.into(), staged: place.clone(), propagation, idmap: None, image: None });
     json!({ "destination": destination, "type": "bind", "source": place, "options": options })
 }
 

@@ -1,10 +1,13 @@
 //! RuntimeService: who answers which call.
 
+mod attach;
 mod container;
 mod container_status;
+mod exec;
 mod exec_sync;
 mod pod_sandbox;
 mod pod_sandbox_status;
+mod port_forward;
 mod runtime_config;
 mod stats;
 mod status;
@@ -92,15 +95,15 @@ runtime_service! {
         exec_sync::exec_sync(ExecSyncRequest) -> ExecSyncResponse;
         update::update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
         update::update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
+        exec::exec(ExecRequest) -> ExecResponse;
+        attach::attach(AttachRequest) -> AttachResponse;
+        port_forward::port_forward(PortForwardRequest) -> PortForwardResponse;
         stats::container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
         stats::list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         stats::pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
         stats::list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
     }
     missing {
-        exec(ExecRequest) -> ExecResponse: "streaming exec (Exec)";
-        attach(AttachRequest) -> AttachResponse: "streaming attach (Attach)";
-        port_forward(PortForwardRequest) -> PortForwardResponse: "port forwarding (PortForward)";
         list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse:
             "metrics (ListMetricDescriptors)";
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse:

@@ -81,6 +81,7 @@ pub mod samples {
         let labels = [("app".to_owned(), "web".to_owned())].into();
         let asked = proto::ContainerConfig { metadata, image, labels, ..Default::default() };
         ContainerView {
+            volumes: Vec::new(),
             id: ContainerId::parse(&digit.repeat(64)).unwrap(),
             pod: pod.clone(),
             config: Arc::new(from_proto::container(Some(asked), &[]).unwrap()),

@@ -26,6 +26,7 @@ mod hierarchies;
 mod hygiene;
 mod job;
 mod join;
+mod layers;
 mod listener;
 mod oci;
 mod passwd;

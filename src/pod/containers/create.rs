@@ -25,8 +25,8 @@ use crate::pod::record::PodRecord;
 use crate::pod::teardown::empty;
 use crate::types::container::{ContainerConfig, Mount};
 use crate::types::pod::{NamespaceMode, Profile};
-use crate::types::{ErrorKind, Signal};
-use crate::wire::{Confinement, CreateSpec, Engine, Notify, Process, Rootfs, StdioSpec};
+use crate::types::{ErrorKind, HasKind, Signal};
+use crate::wire::{Confinement, CreateSpec, Engine, IMAGE_VOLUME_FAILED, Notify, Process, Rootfs, StdioSpec};
 
 /// All that making a container needs to know of its pod.
 pub(crate) struct Request {
@@ -63,7 +63,14 @@ pub(crate) async fn run(request: Request) -> Result<Created, PodError> {
         Ok(prepared) => prepared?,
         Err(error) => return Err(PodError::failed(ErrorKind::Internal, format!("bundle: {error}"))),
     };
-    let init: Process = monitor.create(spec).await.map_err(|error| PodError::of("create", &error))?;
+    let init: Process = monitor.create(spec).await.map_err(|error| {
+        let text = error.to_string();
+        // Clients look for it at the beginning.
+        match text.find(IMAGE_VOLUME_FAILED).and_then(|at| text.get(at..)) {
+            Some(typed) => PodError::failed(error.kind(), typed),
+            None => PodError::of("create", &error),
+        }
+    })?;
     record.process = Some(init);
     Ok(Created { record, process: Arc::new(process) })
 }
@@ -116,6 +123,8 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     }
     devices.retain(|known| !edits.devices.iter().any(|new| new.device["path"] == known.device["path"]));
     devices.extend(edits.devices.iter().cloned());
+    let volumes = record.volumes.iter().map(|one| (one.name.clone(), context.snapshots.lower_dirs(&one.layers)));
+    let volumes = volumes.collect();
     let program = Program {
         env: image.config.env.clone(),
         entrypoint: image.config.entrypoint.clone(),
@@ -137,6 +146,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         held: context.held_capabilities,
         stage: built_in,
         annotations: annotations(handler, &pod, &record),
+        volumes: &volumes,
         devices: &devices,
         edits: &edits,
         nofile: context.limits.nofile,
@@ -153,7 +163,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         private_folder(folder).map_err(io)?;
     }
     context.snapshots.create_upper(&image.layers, &data.join("upper")).map_err(io)?;
-    for mount in &made.staged {
+    for mount in made.staged.iter().filter(|mount| mount.image.is_none()) {
         place(&staging, &mount.source, &mount.staged).map_err(io)?;
     }
     let text =
@@ -172,7 +182,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         container: record.id.clone(),
         engine: engine(&context, handler, &paths)?,
         bundle,
-        rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs },
+        rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs, idmap: None },
         mounts: made.staged,
         folders,
         confinement,

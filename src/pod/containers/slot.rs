@@ -90,6 +90,7 @@ fn view(record: &ContainerRecord, config: &Arc<ContainerConfig>) -> ContainerVie
         resources: record.resources.clone(),
         image_id: record.image_id,
         image_ref: record.image_ref.clone(),
+        volumes: record.volumes.iter().map(|volume| (volume.name.clone(), volume.id)).collect(),
         state: record.state(),
         created_ns: record.created_ns,
         started_ns: record.started_ns,
