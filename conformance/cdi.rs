@@ -43,7 +43,10 @@ async fn a_device_brings_all_that_its_file_says() {
             "containerEdits": {"env": ["ALL=yes"]},
             "devices": [{"name": "0", "containerEdits": {
                 "env": ["KMSG=/dev/vendor/k", "PATH=/opt/vendor:/bin"],
-                "deviceNodes": [{"path": "/dev/vendor/k", "hostPath": "/dev/kmsg", "permissions": "r"}],
+                "deviceNodes": [
+                    {"path": "/dev/vendor/k", "hostPath": "/dev/kmsg", "permissions": "w"},
+                    {"path": "/dev/vendor/r", "hostPath": "/dev/loop-control", "permissions": "r"},
+                ],
                 "mounts": [
                     {"hostPath": data.join("lib"), "containerPath": "/usr/vendor/lib", "options": ["ro", "rbind", "rprivate", "nosuid"]},
                     {"hostPath": data.join("one"), "containerPath": "/etc/vendor.conf", "options": ["ro", "bind"]},
@@ -57,9 +60,9 @@ async fn a_device_brings_all_that_its_file_says() {
     .unwrap();
     let pod = node.up(node.pod("cdi")).await;
     let script = "echo $ALL $KMSG $PATH; cat /usr/vendor/lib/driver /etc/vendor.conf; id -G; \
-                  (: </dev/vendor/k) 2>/dev/null && echo read; (: >/dev/vendor/k) 2>/dev/null && echo written; \
+                  (: >/dev/vendor/k) && echo written; (: <>/dev/vendor/r) 2>/dev/null && echo beyond; \
                   (: >/usr/vendor/lib/x) 2>/dev/null && echo wrote; (: >/vendor-scratch/x) && echo scratch; true";
-    let want = "yes /dev/vendor/k /opt/vendor:/bin\ndriver\none file\n0 10 4321\nread\nscratch\n";
+    let want = "yes /dev/vendor/k /opt/vendor:/bin\ndriver\none file\n0 10 4321\nwritten\nscratch\n";
     let (code, out) = node.outcome(&pod, asked(node.sh("field", script), &["vendor.com/kmsg=0"])).await;
     assert_eq!((code, out.as_str()), (0, want));
     let mut config = node.sh("annotation", script);

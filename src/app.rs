@@ -181,6 +181,8 @@ fn limits(config: &Config, held: u64) -> Limits {
         seccomp_when_unset: config.seccomp.unset == UnsetProfile::RuntimeDefault,
         nofile: (config.container.nofile_soft.min(hard), hard),
         pids: config.container.pids_limit,
+        unprivileged_ports: config.network.unprivileged_ports,
+        unprivileged_icmp: config.network.unprivileged_icmp,
         owned_devices: config.container.device_ownership_from_security_context,
     }
 }

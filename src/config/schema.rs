@@ -131,6 +131,10 @@ sections! {
         /// Longest run of one plugin.
         #[serde(with = "duration")]
         plugin_timeout: Duration = Duration::from_secs(60),
+        /// Pods with a network of their own may listen on ports below 1024 without a capability.
+        unprivileged_ports: bool = true,
+        /// Pods with a network of their own may ping without a capability.
+        unprivileged_icmp: bool = true,
         /// Short RCU grace periods while plugins take things away.
         expedite_rcu: ExpediteRcu = ExpediteRcu::Auto,
     }

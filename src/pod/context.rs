@@ -67,6 +67,10 @@ pub struct Limits {
     pub nofile: (u64, u64),
     /// Most processes of a container; 0: no limit of its own.
     pub pids: u64,
+    /// Ports below 1024 are open to all in a pod's own network namespace.
+    pub unprivileged_ports: bool,
+    /// So is ping.
+    pub unprivileged_icmp: bool,
     /// Device nodes belong to the container's user.
     pub owned_devices: bool,
 }

@@ -185,6 +185,9 @@ pub enum Engine {
 pub struct Confinement {
     /// File with the compiled seccomp filter (`struct sock_filter[]`); `None`: unconfined.
     pub bpf: Option<PathBuf>,
+    /// Who decides on system calls that the filter does not.
+    #[serde(default)]
+    pub notify: Option<Notify>,
     /// Capability sets as bit masks.
     pub capabilities: Capabilities,
     /// PR_SET_NO_NEW_PRIVS.
@@ -193,6 +196,15 @@ pub struct Confinement {
     pub selinux_label: Option<String>,
     /// AppArmor profile to change to on exec.
     pub apparmor_profile: Option<String>,
+}
+
+/// Who gets the descriptor of a seccomp filter that asks (OCI runtime spec, `seccomp.listenerPath`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    /// Unix stream socket on the host.
+    pub listener: PathBuf,
+    /// Handed on to whoever listens.
+    pub metadata: String,
 }
 
 /// Capability sets, bit n for capability n.

@@ -27,6 +27,7 @@ mod hygiene;
 mod job;
 mod join;
 mod layers;
+mod listener;
 mod oci;
 mod passwd;
 mod resources;

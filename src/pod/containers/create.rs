@@ -5,6 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSyscall};
+
 use crate::cdi;
 use crate::container::edits::{self, Edits};
 use crate::container::record::ContainerRecord;
@@ -24,7 +26,7 @@ use crate::pod::teardown::empty;
 use crate::types::container::{ContainerConfig, Mount};
 use crate::types::pod::{NamespaceMode, Profile};
 use crate::types::{ErrorKind, HasKind, Signal};
-use crate::wire::{Confinement, CreateSpec, Engine, IMAGE_VOLUME_FAILED, Process, Rootfs, StdioSpec};
+use crate::wire::{Confinement, CreateSpec, Engine, IMAGE_VOLUME_FAILED, Notify, Process, Rootfs, StdioSpec};
 
 /// All that making a container needs to know of its pod.
 pub(crate) struct Request {
@@ -104,12 +106,16 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
 
     let handler = context.handlers.get(&pod.handler).map_err(|error| PodError::of("handler", &error))?;
     let built_in = handler.settings.kind == Kind::Youki;
-    let (bpf, profile) = seccomp_parts(&context, &record.config, built_in)?;
+    let (bpf, notify, profile) = seccomp_parts(&context, &record.config, built_in)?;
     let places = places(&paths, &pod);
     let parent = context.cgroup_parent(&pod.config.cgroup_parent)?;
     let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
     let mut config = record.config.clone();
     sources(&mut config.mounts)?;
+    let withheld = capabilities::withheld(&config.security, context.held_capabilities);
+    if !withheld.is_empty() {
+        tracing::warn!(container = %record.id, capabilities = ?withheld, "not held by the daemon, and so not given");
+    }
     let edits = cdi_edits(&context, &config, handler, &user.user)?;
     let mut devices = device_nodes(&config, handler)?;
     if context.limits.owned_devices {
@@ -151,7 +157,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         value: error.value,
         reason: error.reason.to_owned(),
     })?;
-    let confinement = Confinement { bpf, ..made.confinement };
+    let confinement = Confinement { bpf, notify, ..made.confinement };
     let io = |error: std::io::Error| PodError::io("bundle", &error);
     for folder in [&data.join("work"), &rootfs] {
         private_folder(folder).map_err(io)?;
@@ -312,17 +318,23 @@ fn profile_source<'a>(context: &'a Context, config: &'a ContainerConfig) -> Opti
     }
 }
 
+type SeccompParts = (Option<PathBuf>, Option<Notify>, Option<LinuxSeccomp>);
+
+/// Only a filter that asks has something to hand over.
+fn listener(profile: &LinuxSeccomp) -> Option<Notify> {
+    let asks = |rule: &LinuxSyscall| rule.action() == LinuxSeccompAction::ScmpActNotify;
+    profile.syscalls().iter().flatten().any(asks).then_some(())?;
+    let metadata = profile.listener_metadata().clone().unwrap_or_default();
+    Some(Notify { listener: profile.listener_path().clone()?, metadata })
+}
+
 /// Our Executor takes the compiled filter, a runtime binary the profile: one of the two is wanted.
-fn seccomp_parts(
-    context: &Context,
-    config: &ContainerConfig,
-    built_in: bool,
-) -> Result<(Option<PathBuf>, Option<oci_spec::runtime::LinuxSeccomp>), PodError> {
+fn seccomp_parts(context: &Context, config: &ContainerConfig, built_in: bool) -> Result<SeccompParts, PodError> {
     let failed = |error| PodError::of("seccomp", &error);
-    let Some(source) = profile_source(context, config) else { return Ok((None, None)) };
+    let Some(source) = profile_source(context, config) else { return Ok((None, None, None)) };
     let caps = capabilities::sets(&config.security, context.held_capabilities).map(|sets| sets.bounding).unwrap_or(0);
     if built_in && matches!(source, ProfileSource::BuiltIn) {
-        return Ok((Some(context.seccomp.default_file(caps).map_err(failed)?), None));
+        return Ok((Some(context.seccomp.default_file(caps).map_err(failed)?), None, None));
     }
     let profile = match source {
         ProfileSource::BuiltIn => seccomp::default_profile(caps)
@@ -330,8 +342,8 @@ fn seccomp_parts(
         ProfileSource::File(path) => load_profile(path, caps)?,
     };
     match built_in {
-        true => Ok((Some(context.seccomp.bpf_file(&profile).map_err(failed)?), None)),
-        false => Ok((None, Some(profile))),
+        true => Ok((Some(context.seccomp.bpf_file(&profile).map_err(failed)?), listener(&profile), None)),
+        false => Ok((None, None, Some(profile))),
     }
 }
 
@@ -376,7 +388,7 @@ fn place(staging: &Path, source: &Path, staged: &Path) -> std::io::Result<()> {
     if fs::metadata(source)?.is_dir() { private_folder(staged) } else { fs::write(staged, "") }
 }
 
-fn load_profile(path: &Path, caps: u64) -> Result<oci_spec::runtime::LinuxSeccomp, PodError> {
+fn load_profile(path: &Path, caps: u64) -> Result<LinuxSeccomp, PodError> {
     let mut text = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(seccomp::MAX_PROFILE as u64 + 1).read_to_end(&mut text));
     read.map_err(|error| PodError::Invalid {

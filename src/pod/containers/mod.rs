@@ -79,6 +79,7 @@ impl Driver {
                 reason: "the sandbox was not made for privileged containers".into(),
             });
         }
+        self.same_namespaces(&config)?;
         if let Some(asked) = &config.resources {
             self.context.check_limits(asked)?;
         }
@@ -119,6 +120,21 @@ impl Driver {
             id,
             Request { context: self.context.clone(), pod: self.record.clone(), monitor, record, image, target_pid },
         ))
+    }
+
+    /// Network and IPC namespace are the sandbox's: a container cannot leave it for the host's.
+    fn same_namespaces(&self, config: &ContainerConfig) -> Result<(), PodError> {
+        let (pod, own) = (&self.record.config.security.namespaces, &config.security.namespaces);
+        for (field, pod, own) in [
+            ("config.linux.security_context.namespace_options.network", pod.network, own.network),
+            ("config.linux.security_context.namespace_options.ipc", pod.ipc, own.ipc),
+        ] {
+            if own == NamespaceMode::Node && pod != NamespaceMode::Node {
+                let reason = "the sandbox has a namespace of its own, which all its containers share";
+                return Err(PodError::Invalid { field, value: "NODE".into(), reason: reason.into() });
+            }
+        }
+        Ok(())
     }
 
     /// The images that are mounted, which must be here already.
