@@ -26,3 +26,4 @@ mod sandbox;
 mod security;
 mod survival;
 mod unit;
+mod userns;

@@ -4,7 +4,8 @@
 //! ids and groups by then, and left us every capability; whatever is to be given up is given up
 //! here, in this order, and any failure ends the process:
 //!
-//! 1. before init waits for its start, so that nobody who shares its PID namespace and may trace
+//! 1. the pod's user namespace, if it has one ([`super::users`]), and the container's user in it;
+//!    before init waits for its start, so that nobody who shares its PID namespace and may trace
 //!    others finds a process with more than the container has: the LSM label for the next execve, the
 //!    bounding set (needs CAP_SETPCAP), all capabilities but the container's (and CAP_SYS_ADMIN,
 //!    where step 3 needs it)
@@ -27,6 +28,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::job::ALIVE;
 use super::spec::Program;
+use super::users::Joining;
 use super::{attempt, failure, passwd, rootfs};
 use crate::sys::{caps, exec, fork, mounts, seccomp};
 use crate::types::ErrorKind;
@@ -47,6 +49,7 @@ pub(super) struct Confined {
     path: String,
     cwd: std::path::PathBuf,
     init: Option<RawFd>,
+    user: Option<Rc<Joining>>,
     read_only: Option<&'static Path>,
     uid: u32,
     capabilities: Capabilities,
@@ -97,6 +100,7 @@ impl Confined {
             env: RefCell::new(c_strings(&program.env, "a variable of the environment")?),
             cwd: program.cwd,
             init: None,
+            user: None,
             read_only: None,
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
@@ -108,9 +112,9 @@ impl Confined {
     }
 
     /// For an init process: a missing working directory is made, and `result`, the helper's pipe, is
-    /// closed before init goes to wait for its start.
-    pub(super) fn for_init(self, result: RawFd) -> Self {
-        Self { init: Some(result), ..self }
+    /// closed before init goes to wait for its start; it joins the user namespace.
+    pub(super) fn for_init(self, result: RawFd, user: Option<Joining>) -> Self {
+        Self { init: Some(result), user: user.map(Rc::new), ..self }
     }
 
     /// Makes a mount of the container read-only, with all that is mounted below it: libcontainer leaves each
@@ -174,6 +178,9 @@ impl Confined {
         if let Some(path) = self.read_only {
             mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
         }
+        if let Some(user) = &self.user {
+            user.join().map_err(because("joining the pod's user namespace"))?;
+        }
         if let Some(label) = &self.label {
             apply_label(label).map_err(because("setting the security label"))?;
         }
@@ -233,7 +240,8 @@ impl Confined {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty())?;
         let folder = if self.init.is_some() {
-            rootfs::make_folder(&root, &self.cwd)?
+            let owner = self.user.as_ref().map_or((0, 0), |user| user.root());
+            rootfs::make_folder(&root, &self.cwd, owner)?
         } else {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             rustix::fs::openat2(&root, &self.cwd, flags, Mode::empty(), resolve)?

@@ -29,12 +29,15 @@ mod join;
 mod layers;
 mod oci;
 mod passwd;
+pub mod probe;
 mod resources;
 mod rootfs;
 mod spec;
 mod stdio;
+mod targets;
 #[cfg(test)]
 mod tests;
+mod users;
 mod youki;
 
 use std::os::fd::OwnedFd;
