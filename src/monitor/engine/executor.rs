@@ -4,11 +4,10 @@
 //! ids and groups by then, and left us every capability; whatever is to be given up is given up
 //! here, in this order, and any failure ends the process:
 //!
-//! 1. the pod's user namespace, if it has one ([`super::users`]), and the container's user in it;
-//!    before init waits for its start, so that nobody who shares its PID namespace and may trace
+//! 1. before init waits for its start, so that nobody who shares its PID namespace and may trace
 //!    others finds a process with more than the container has: the LSM label for the next execve, the
-//!    bounding set (needs CAP_SETPCAP), all capabilities but the container's (and CAP_SYS_ADMIN,
-//!    where step 3 needs it)
+//!    pod's user namespace, if it has one ([`super::users`]), the bounding set (needs CAP_SETPCAP),
+//!    all capabilities but the container's (and CAP_SYS_ADMIN, where step 3 needs it)
 //! 2. signals at their defaults
 //! 3. without no_new_privs: the seccomp filter (needs CAP_SYS_ADMIN), then the capability sets
 //!    with it: the capability sets, then the filter, so that the filter may forbid even those calls
@@ -64,6 +63,9 @@ struct Label {
     /// Files under /proc/self/attr, the first that exists is used.
     files: &'static [&'static str],
     text: String,
+    /// A /proc of our own, from before any namespace was joined: the container's may be covered by anything, and in
+    /// a user namespace none can be had.
+    proc: Rc<OwnedFd>,
 }
 
 impl Confined {
@@ -86,11 +88,18 @@ impl Confined {
             }
         };
         let label = match (&confinement.selinux_label, &confinement.apparmor_profile) {
-            (Some(label), _) if !label.is_empty() => Some(Label { files: &["exec"], text: label.clone() }),
+            (Some(label), _) if !label.is_empty() => Some((&["exec"][..], label.clone())),
             (_, Some(profile)) if !profile.is_empty() => {
-                Some(Label { files: &["apparmor/exec", "exec"], text: format!("exec {profile}") })
+                Some((&["apparmor/exec", "exec"][..], format!("exec {profile}")))
             }
             _ => None,
+        };
+        let label = match label {
+            None => None,
+            Some((files, text)) => {
+                let proc = attempt(mounts::private_proc(), || "a private /proc".to_owned())?;
+                Some(Label { files, text, proc: Rc::new(proc) })
+            }
         };
         let path = program.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
         Ok(Self {
@@ -178,11 +187,11 @@ impl Confined {
         if let Some(path) = self.read_only {
             mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
         }
-        if let Some(user) = &self.user {
-            user.join().map_err(because("joining the pod's user namespace"))?;
-        }
         if let Some(label) = &self.label {
             apply_label(label).map_err(because("setting the security label"))?;
+        }
+        if let Some(user) = &self.user {
+            user.join().map_err(because("joining the pod's user namespace"))?;
         }
         caps::limit_bounding(self.capabilities.bounding).map_err(because("limiting the bounding set"))?;
         let filter = if self.filter.is_some() && !self.no_new_privs { caps::SYS_ADMIN } else { 0 };
@@ -314,11 +323,13 @@ fn limited(wanted: Capabilities, own: u64) -> Capabilities {
     }
 }
 
-/// Written by way of a /proc of our own: the container's may be covered by anything.
 fn apply_label(label: &Label) -> io::Result<()> {
-    let proc = mounts::private_proc()?;
-    let myself =
-        rustix::fs::openat(&proc, "self/attr", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let myself = rustix::fs::openat(
+        &*label.proc,
+        "self/attr",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for file in label.files {
         match rustix::fs::openat(&myself, *file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{attempt, rootfs};
 use crate::wire::{CreateSpec, Failure};
 
-/// Where the runtime's own file systems are, which belong to the right users already.
+/// Where the runtime's own file systems are: what lies in them belongs to the right users already.
 const OWN: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// A mount of the spec.
@@ -40,7 +40,8 @@ pub(super) fn of(config: &Value) -> Vec<Target> {
 
 /// Makes them where they are missing, in the root file system, or in the volume that they lie in.
 pub(super) fn make(targets: &[Target], spec: &CreateSpec, owner: (u32, u32)) -> Result<(), Failure> {
-    for target in targets.iter().filter(|target| OWN.iter().all(|own| !target.place.starts_with(own))) {
+    let in_own = |place: &Path| OWN.iter().any(|own| place.starts_with(own) && place != Path::new(own));
+    for target in targets.iter().filter(|target| !in_own(&target.place)) {
         let above = |other: &&Target| target.place != other.place && target.place.starts_with(&other.place);
         let around = targets.iter().filter(above).max_by_key(|other| other.place.components().count());
         let made = match around {
