@@ -162,13 +162,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             return Ok(false);
         }
         let before = self.filled.start;
-        if let Phase::Farewell(_) | Phase::Linger(_) = self.phase {
+        let open = !matches!(self.phase, Phase::Farewell(_) | Phase::Linger(_));
+        if !open {
             self.filled = 0..0;
         } else if !self.decode() {
             return Ok(self.filled.start > before);
         }
-        // What was decoded may have answers, which are to be written.
-        let decoded = self.filled.start > before;
+        // What was decoded may have answers, which are to be written; so has what could not be decoded.
+        let decoded = self.filled.start > before || (open && matches!(self.phase, Phase::Farewell(_)));
         self.input.copy_within(self.filled.clone(), 0);
         self.filled = 0..self.filled.len();
         let mut space = ReadBuf::new(&mut self.input[self.filled.end..]);

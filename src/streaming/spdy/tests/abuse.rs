@@ -2,8 +2,13 @@
 
 use super::*;
 
-/// What the connection ends with, the peer having seen this goodbye.
-async fn goodbye(server: Handle, mut raw: Raw) -> End {
+/// What the connection ends with, the peer having seen this goodbye, and that at once.
+async fn goodbye(server: Handle, raw: Raw) -> End {
+    let most = Limits::default().linger / 2;
+    tokio::time::timeout(most, hear_goodbye(server, raw)).await.expect("the goodbye is late")
+}
+
+async fn hear_goodbye(server: Handle, mut raw: Raw) -> End {
     loop {
         match soon(raw.any()).await {
             Got::Frame(Frame::GoAway { status, .. }) => break assert_eq!(status, 1),
