@@ -50,6 +50,8 @@ impl Deflater {
                     out.extend_from_slice(&(!len).to_le_bytes());
                     out.extend_from_slice(part);
                 }
+                // The empty block of a flush: Go's reader gives out a block only once it has seen it.
+                out.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
                 Ok(())
             }
             Deflater::Squeeze(zlib) => squeeze(zlib, block, out),
@@ -107,6 +109,25 @@ impl Inflater {
                     zlib.set_dictionary(&DICTIONARY).map_err(|error| FrameError::Zlib(error.to_string()))?;
                 }
                 Err(error) => return Err(FrameError::Zlib(error.to_string())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_follow_each_other_and_each_ends_in_a_flush() {
+        for compress in [false, true] {
+            let (mut near, mut far) = (Deflater::new(compress).unwrap(), Inflater::new());
+            for len in [0, 4, 4096, 5000, 70_000, 131_072, 1] {
+                let block: Vec<u8> = (0..len as u32).map(|n| (n.wrapping_mul(n) >> 3) as u8).collect();
+                let mut out = Vec::new();
+                near.deflate(&block, &mut out).unwrap();
+                assert!(out.ends_with(&[0, 0, 0xff, 0xff]));
+                assert_eq!(far.inflate(&out, len).unwrap(), block);
             }
         }
     }
