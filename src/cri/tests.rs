@@ -79,7 +79,6 @@ async fn version_status_and_config() {
 async fn what_is_not_there_says_so() {
     let house = House::open().await;
     let mut client = RuntimeServiceClient::new(channel(&house.socket()).await);
-    assert!(exec.message().contains("Exec") && exec.message().contains("not available"), "{exec}");
     let events = client.get_container_events(proto::GetEventsRequest {}).await.unwrap_err();
     assert_eq!(events.code(), Code::Unimplemented);
     let mut images = ImageServiceClient::new(channel(&house.socket()).await);

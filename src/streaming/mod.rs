@@ -28,3 +28,6 @@ pub use grant::{Streaming, StreamingError};
 pub use portforward::MAX_PORTS;
 pub use server::{BindError, Server, Settings};
 pub use tls::TlsError;
+
+#[cfg(test)]
+mod tests;

@@ -87,16 +87,4 @@ impl Surroundings {
             () = self.activity.idle(self.idle_timeout) => "nothing was sent for too long",
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn for_tests() -> Self {
-        Self {
-            hangup: Hangup::never(),
-            activity: Activity::new(),
-            stop: CancellationToken::new(),
-            idle_timeout: Duration::from_secs(60),
-            creation_timeout: Duration::from_secs(60),
-            drain: Duration::from_millis(20),
-        }
-    }
 }

@@ -23,7 +23,12 @@ pub(super) struct Tunnel<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
     /// Takes over a connection whose upgrade was answered.
     pub(super) async fn new(io: S) -> Self {
-        Self { socket: websocket::accept(io).await, rest: Bytes::new() }
+        Self::over(websocket::accept(io).await)
+    }
+
+    /// The same, at either end.
+    pub(super) fn over(socket: WebSocketStream<S>) -> Self {
+        Self { socket, rest: Bytes::new() }
     }
 }
 

@@ -54,8 +54,16 @@ impl Process {
         Session::exec(ExecSession { streams: self.streams, exit: self.exit })
     }
 
+    /// It lives on when its client leaves.
     pub fn attach(self) -> AttachSession {
-        AttachSession { streams: self.streams, exit: self.exit }
+        let (tell, exit) = oneshot::channel();
+        let ended = self.exit;
+        tokio::spawn(async move {
+            if let Ok(code) = ended.await {
+                let _ = tell.send(code);
+            }
+        });
+        AttachSession { streams: self.streams, exit }
     }
 }
 
