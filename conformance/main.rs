@@ -23,6 +23,7 @@ mod monitor;
 mod network;
 mod sandbox;
 mod security;
+mod streaming;
 mod streams;
 mod survival;
 mod unit;
