@@ -28,6 +28,7 @@ mod notify;
 mod sandbox;
 mod security;
 mod stats;
+mod streaming;
 mod streams;
 mod survival;
 mod unit;
