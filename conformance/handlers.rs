@@ -48,7 +48,8 @@ fn network(handler: &str, text: String) -> String {
     text.replace("\"--overlay2=none\"", "\"--overlay2=none\", \"--network=host\"")
 }
 
-async fn up(node: &Node, handler: &str, name: &str) -> Pod {
+/// A pod with a handler.
+pub async fn up(node: &Node, handler: &str, name: &str) -> Pod {
     let pod = node
         .run_pod(node.pod(name), handler)
         .await

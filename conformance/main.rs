@@ -28,6 +28,8 @@ mod notify;
 mod sandbox;
 mod security;
 mod stats;
+mod streams;
 mod survival;
 mod unit;
 mod update;
+mod userns;

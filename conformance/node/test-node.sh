@@ -49,8 +49,7 @@ for driver in ${PODWRIGHT_TEST_CGROUP_DRIVER:-systemd cgroupfs}; do
   echo "test-node: cgroup driver $driver"
   status=0 begin=$SECONDS log=$data/node/$driver.log
   PODWRIGHT_TEST_CGROUP_DRIVER=$driver "$here/node-vm" run "${shares[@]}" --env PODWRIGHT_TEST_CGROUP_DRIVER \
-    --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@" > >(tee "$log") 2>&1 || status=$?
-  wait $!
+    --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@" 2>&1 | tee "$log" || status=$?
   echo "$driver $status $((SECONDS - begin))" >>"$data/node/outcome.new"
   [ $status = 0 ] || failed=1
 done

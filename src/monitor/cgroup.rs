@@ -41,31 +41,52 @@ pub fn signal_all(folders: &[PathBuf], signal: i32, except: Option<i32>) -> io::
             left.push(folder.clone());
         }
     }
-    signal_members(&left, signal, except.into_iter().collect(), |_| true)
+    signal_members(&left, signal, except.into_iter().collect())
 }
 
-/// Kills every process in `folders` and below that belongs to the session led by `leader`, which is
-/// not reaped yet: until then no other session has its number.
+/// Kills `leader`, a child that is not reaped, and all it has started, as far as they are in `folders`
+/// or below: processes of its session, and children of those that were met.
+///
+/// All are stopped before any is killed: what is stopped starts nothing more, and its children stay its own.
 ///
 /// # Errors
-/// As [`signal_all`]'s.
-pub fn kill_session(folders: &[PathBuf], leader: i32) -> io::Result<()> {
-    let leader = Pid::from_raw(leader);
-    signal_members(folders, SIGKILL, BTreeSet::new(), |pid| {
-        leader.is_some() && rustix::process::getsid(Pid::from_raw(pid)).ok() == leader
-    })
+/// The first that occurred; it goes on past errors.
+pub fn kill_tree(folders: &[PathBuf], leader: i32, handle: &OwnedFd) -> io::Result<()> {
+    let session = Pid::from_raw(leader);
+    let mut outcome = process::signal(handle, libc::SIGSTOP).map(drop);
+    let mut handles: BTreeMap<i32, OwnedFd> = BTreeMap::new();
+    for _ in 0..MAX_ROUNDS {
+        let kin = |pid: i32| {
+            let child = || process::parent(pid).is_some_and(|up| up == leader || handles.contains_key(&up));
+            rustix::process::getsid(Pid::from_raw(pid)).ok() == session || child()
+        };
+        let fresh = |pid: &i32| *pid != leader && !handles.contains_key(pid) && kin(*pid);
+        let opened: Vec<(i32, OwnedFd)> = members(folders)
+            .into_iter()
+            .filter(fresh)
+            .filter_map(|pid| Some((pid, process::pidfd(pid).ok()?)))
+            .collect();
+        if opened.is_empty() {
+            break;
+        }
+        // As in `signal_members`: whoever is still of the kin is who was found.
+        let still = members(folders);
+        let opened: Vec<_> = opened.into_iter().filter(|(pid, _)| still.contains(pid) && kin(*pid)).collect();
+        for (pid, handle) in opened {
+            outcome = outcome.and(process::signal(&handle, libc::SIGSTOP).map(drop));
+            handles.insert(pid, handle);
+        }
+    }
+    for handle in handles.values().chain([handle]) {
+        outcome = outcome.and(process::signal(handle, SIGKILL).map(drop));
+    }
+    outcome
 }
 
-fn signal_members(
-    folders: &[PathBuf],
-    signal: i32,
-    mut met: BTreeSet<i32>,
-    wanted: impl Fn(i32) -> bool,
-) -> io::Result<()> {
+fn signal_members(folders: &[PathBuf], signal: i32, mut met: BTreeSet<i32>) -> io::Result<()> {
     let mut outcome = Ok(());
     for _ in 0..MAX_ROUNDS {
-        let members_now = || members(folders).into_iter().filter(|pid| wanted(*pid));
-        let fresh: Vec<i32> = members_now().filter(|pid| met.insert(*pid)).collect();
+        let fresh: Vec<i32> = members(folders).into_iter().filter(|pid| met.insert(*pid)).collect();
         if fresh.is_empty() {
             return outcome;
         }
@@ -73,7 +94,7 @@ fn signal_members(
             fresh.into_iter().filter_map(|pid| Some((pid, process::pidfd(pid).ok()?))).collect();
         // A pid may have been given to a stranger before its descriptor was opened; it is not in the
         // cgroup then. If it became a stranger's after that, the descriptor refers to a dead process.
-        let still: BTreeSet<i32> = members_now().collect();
+        let still = members(folders);
         for (_, handle) in handles.iter().filter(|(pid, _)| still.contains(pid)) {
             if let Err(error) = process::signal(handle, signal) {
                 outcome = outcome.and(Err(error));

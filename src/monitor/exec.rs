@@ -20,7 +20,7 @@ use super::poll::{Poll, Source, Timer, Token};
 use super::reaper::{Adopted, Owner};
 use super::server::{Caller, Monitor};
 use super::{because, failure, socket};
-use crate::sys::process::{self, Ended};
+use crate::sys::process::Ended;
 use crate::types::{ContainerId, ErrorKind};
 use crate::wire::{ExecOutcome, ExecSpec, Failure, Process, Reply};
 
@@ -273,18 +273,16 @@ impl Monitor {
     pub(super) fn kill_exec(&mut self, number: u64) {
         let Some(exec) = self.execs.get(&number) else { return };
         let Some((pid, handle)) = &exec.process else { return };
-        // Its children first, as long as it is not reaped: until then its number is that of its group only.
+        let folders = self.containers.get(&exec.container).map(|container| container.spec.cgroups.as_slice());
+        if let Err(error) = cgroup::kill_tree(folders.unwrap_or_default(), *pid, handle) {
+            warn!(container = %exec.container, %error, "killing what an exec has started");
+        }
+        // A container without a cgroup; as long as it is not reaped, its number is that of its group only.
         if let Some(group) = Pid::from_raw(*pid)
             && getpgid(Some(group)) == Ok(group)
         {
+            // Gone is fine.
             let _ = kill_process_group(group, Signal::KILL);
-        }
-        // Gone is fine.
-        let _ = process::signal(handle, libc::SIGKILL);
-        if let Some(container) = self.containers.get(&exec.container)
-            && let Err(error) = cgroup::kill_session(&container.spec.cgroups, *pid)
-        {
-            warn!(container = %exec.container, %error, "killing what an exec has started");
         }
     }
 

@@ -59,6 +59,7 @@ pub(super) fn upgrade<P: Copy>(
 pub(super) fn refusal(status: StatusCode, text: &str) -> Response<String> {
     let mut answer = Response::new(format!("{text}\n"));
     *answer.status_mut() = status;
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
 }

@@ -228,7 +228,6 @@ async fn http(shared: Arc<Shared>, io: impl AsyncRead + AsyncWrite + Send + Unpi
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades()
         .await;

@@ -13,9 +13,8 @@ pub async fn exec(services: &Services, request: ExecRequest) -> Result<ExecRespo
     let id = from_proto::id("container_id", &request.container_id).map_err(status)?;
     trace::container(id);
     // What is wrong with it is told without its words: this error is logged, and commands may hold secrets.
-    let command = from_proto::command("cmd", request.cmd).map_err(|_| {
-        Status::invalid_argument("cmd: want a program and arguments, each without NUL and below 128 KiB")
-    })?;
+    let command = from_proto::command("cmd", request.cmd)
+        .map_err(|error| Status::invalid_argument(format!("{}: {}", error.field, error.reason)))?;
     let wanted = wanted(request.stdin, request.stdout, request.stderr, request.tty)?;
     running(services, id)?;
     let url = services.streaming.exec(&services.pods, id, command, wanted).map_err(status)?;

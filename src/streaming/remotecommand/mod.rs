@@ -10,7 +10,7 @@ mod websocket;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::copy::{self, Ended, InputEnd, Outgoing};
 use super::fd::{Sink, Source};
@@ -126,7 +126,15 @@ pub(super) async fn serve(
 /// Opens the session and copies until it ends. The session is dropped, and with it the process killed or the container
 /// detached from, when this returns or is dropped. The client's streams are left to the caller: closing them is part of
 /// the orderly end.
-async fn run<I, O>(open: Open, client: &mut Client<I, O>, around: &Surroundings) -> Ending
+///
+/// Once the client is `gone`, what it has sent is still handed to the process, as far as the process takes it: whoever
+/// writes a line to a container and leaves at once has written it.
+async fn run<I, O>(
+    open: Open,
+    client: &mut Client<I, O>,
+    gone: impl Future<Output = ()> + Send,
+    around: &Surroundings,
+) -> Ending
 where
     I: AsyncRead + Send + Unpin,
     O: Outgoing,
@@ -166,12 +174,17 @@ where
         std::future::pending().await
     };
     let at_end = session.at_input_end;
+    let copied = Notify::new();
     let input = async {
-        let Some(stream) = &mut client.stdin else { std::future::pending().await };
+        let Some(stream) = &mut client.stdin else {
+            copied.notify_one();
+            std::future::pending().await
+        };
         let end = match ends.stdin {
             Some(sink) => copy::input(&mut *stream, &sink, &around.activity, &around.hangup).await,
             None => InputEnd::Process,
         };
+        copied.notify_one();
         match end {
             InputEnd::Gone => Ending::ClientGone,
             InputEnd::Client if at_end == AtInputEnd::Detach => Ending::Detached,
@@ -184,11 +197,17 @@ where
             }
         }
     };
+    let gone = async {
+        gone.await;
+        copied.notified().await;
+        Ending::ClientGone
+    };
     tokio::select! {
         // Boxed, for they are large, and there is one of each for every session.
         ending = whole.boxed() => ending,
         ending = input.boxed() => ending,
         ending = resizes.boxed() => ending,
+        ending = gone => ending,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Exec and attach over SPDY: a stream for each of the process's, one for the status, one for the terminal's size. The
 //! client opens them, in any order, and the process begins when all are there.
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::{Client, Ending, Open, Surroundings, Version, run, status};
@@ -33,9 +34,8 @@ pub(super) async fn serve(
     let ending = match late {
         Some(ending) => ending,
         None => tokio::select! {
-            ending = run(open, client, around) => ending,
+            ending = run(open, client, handle.closed().map(drop), around) => ending,
             reason = around.cut() => Ending::Failed(reason.to_owned()),
-            _ = handle.closed() => Ending::ClientGone,
             never = refuse(&mut incoming) => never,
         },
     };

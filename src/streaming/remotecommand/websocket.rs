@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Client, Ending, Open, Surroundings, Version, run, status};
@@ -53,13 +55,21 @@ pub(super) async fn serve(
         return Ending::ClientGone;
     }
     let mut wrong = None;
-    let ending = tokio::select! {
-        ending = run(open, &mut client, around) => ending,
-        reason = around.cut() => Ending::Failed(reason.to_owned()),
-        end = hear(&mut socket, codec, stdin, resize, &around.hangup) => {
-            if let End::Wrong(code, reason) = end {
-                wrong = Some((code, reason));
+    let (tell, gone) = oneshot::channel();
+    let hearing = async {
+        match hear(&mut socket, codec, stdin, resize, &around.hangup).await {
+            End::Wrong(code, reason) => (code, reason),
+            End::Gone => {
+                let _ = tell.send(());
+                std::future::pending().await
             }
+        }
+    };
+    let ending = tokio::select! {
+        ending = run(open, &mut client, gone.map(drop), around) => ending,
+        reason = around.cut() => Ending::Failed(reason.to_owned()),
+        told = hearing => {
+            wrong = Some(told);
             Ending::ClientGone
         }
         never = writer.heartbeat() => never,

@@ -2,6 +2,7 @@
 //! core, within its limits.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -117,7 +118,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    /// Writes once, reads once, and goes on to the next phase if it is time; whether anything moved.
+    /// Writes once, decodes what there is, reads once, and goes on to the next phase if it is time; whether anything moved.
     fn round(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let wrote = self.write(cx)?;
         let read = self.read(cx)?;
@@ -160,16 +161,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         if self.read_ended {
             return Ok(false);
         }
+        let before = self.filled.start;
         if let Phase::Farewell(_) | Phase::Linger(_) = self.phase {
             self.filled = 0..0;
         } else if !self.decode() {
-            return Ok(false);
+            return Ok(self.filled.start > before);
         }
+        // What was decoded may have answers, which are to be written.
+        let decoded = self.filled.start > before;
         self.input.copy_within(self.filled.clone(), 0);
         self.filled = 0..self.filled.len();
         let mut space = ReadBuf::new(&mut self.input[self.filled.end..]);
         if io(Pin::new(&mut self.io).poll_read(cx, &mut space))?.is_none() {
-            return Ok(false);
+            return Ok(decoded);
         }
         let len = space.filled().len();
         self.filled.end += len;
@@ -342,7 +346,13 @@ impl<T> Drop for Driver<T> {
 fn io<V>(poll: Poll<std::io::Result<V>>) -> Result<Option<V>, End> {
     match poll {
         Poll::Ready(Ok(value)) => Ok(Some(value)),
-        Poll::Ready(Err(error)) => Err(End::Io(error.to_string())),
+        Poll::Ready(Err(error)) => Err(match error.kind() {
+            ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::UnexpectedEof => End::Hangup,
+            _ => End::Io(error.to_string()),
+        }),
         Poll::Pending => Ok(None),
     }
 }
