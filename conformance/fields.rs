@@ -194,3 +194,21 @@ async fn a_sandboxs_status_tells_of_its_containers() {
     );
     node.finish().await;
 }
+
+#[tokio::test]
+async fn pause_runs_as_it_is_told() {
+    let node = Node::ready().await;
+    let mut config = node.pod("who");
+    let security = specs::sandbox_security(&mut config);
+    security.run_as_user = Some(Int64Value { value: 1111 });
+    security.run_as_group = Some(Int64Value { value: 2222 });
+    security.supplemental_groups = vec![3333];
+    let pod = node.up(config).await;
+    let info = node.pod_status(&pod.id).await.unwrap().info;
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", info["pid"])).unwrap();
+    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
+    assert_eq!((line("Uid:").as_str(), line("Gid:").as_str()), ("1111\t1111\t1111\t1111", "2222\t2222\t2222\t2222"));
+    assert!(line("Groups:").split(' ').any(|group| group == "3333"), "{status}");
+    node.finish().await;
+}

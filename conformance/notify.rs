@@ -73,7 +73,7 @@ async fn somebody_else_decides() {
         .stdout(fs::File::create(&told).unwrap())
         .spawn()
         .unwrap();
-    let _agent = Agent(agent);
+    let agent = Agent(agent);
     let lines = || fs::read_to_string(&told).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
     eventually(secs(20), "the agent listens", async || {
         lines().first().map(drop).ok_or_else(|| "it does not".to_owned())
@@ -102,5 +102,6 @@ async fn somebody_else_decides() {
     fs::write(&profile, text.to_string().replace("listenerPath", "unused")).unwrap();
     let error = node.try_create(&pod, asked(node.sh("alone", "true"), &profile)).await.unwrap_err();
     assert!(error.message().contains("listenerPath"), "{error}");
+    drop(agent);
     node.finish().await;
 }

@@ -42,11 +42,13 @@ impl Expedite {
         let mut holders = self.holders();
         *holders += 1;
         // The marker first: a crash in between leaves one that does no harm.
-        if *holders == 1 && reads(&self.switch, "0") && fs::write(&self.marker, "").is_ok() {
-            if let Err(error) = fs::write(&self.switch, "1") {
-                tracing::debug!(%error, "grace periods stay long");
-                let _ = fs::remove_file(&self.marker);
-            }
+        if *holders == 1
+            && reads(&self.switch, "0")
+            && fs::write(&self.marker, "").is_ok()
+            && let Err(error) = fs::write(&self.switch, "1")
+        {
+            tracing::debug!(%error, "grace periods stay long");
+            let _ = fs::remove_file(&self.marker);
         }
         drop(holders);
         Hold(self.clone())

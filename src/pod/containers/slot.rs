@@ -15,6 +15,9 @@ use crate::types::ContainerId;
 use crate::types::container::{ContainerConfig, Resources};
 use crate::wire::Exit;
 
+/// A change of resources, and who asked for it.
+pub(crate) type Update = (Resources, oneshot::Sender<Result<(), PodError>>);
+
 /// One container.
 pub(crate) struct Slot {
     pub(crate) record: ContainerRecord,
@@ -31,7 +34,7 @@ pub(crate) struct Slot {
     pub(crate) starting: Option<Vec<oneshot::Sender<Result<(), PodError>>>>,
     pub(crate) removing: Vec<oneshot::Sender<Result<(), PodError>>>,
     /// A change of resources is under way; further ones wait here.
-    pub(crate) updating: Option<VecDeque<(Resources, oneshot::Sender<Result<(), PodError>>)>>,
+    pub(crate) updating: Option<VecDeque<Update>>,
     /// It was never made: what its making left is being removed, and nobody is to see it.
     pub(crate) unmade: bool,
     config: Arc<ContainerConfig>,
