@@ -15,7 +15,7 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 /// A node with a handler of this name beside the built-in one, or `None` if its runtime is not installed.
-async fn node_with(name: &str) -> Option<Node> {
+pub async fn node_with(name: &str) -> Option<Node> {
     let handlers = if name == "youki" {
         Vec::new()
     } else {

@@ -7,6 +7,7 @@
 mod api;
 mod bad_images;
 mod bad_input;
+mod cdi;
 mod cgroups;
 mod config;
 mod containers;
@@ -26,4 +27,5 @@ mod sandbox;
 mod security;
 mod survival;
 mod unit;
+mod update;
 mod userns;

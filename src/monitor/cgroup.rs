@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Pid;
+
 use crate::cgroup::scope_of;
 use crate::sys::process;
 
@@ -26,7 +28,6 @@ const MAX_FOLDERS: usize = 4096;
 /// # Errors
 /// The first that occurred; it goes on past errors.
 pub fn signal_all(folders: &[PathBuf], signal: i32, except: Option<i32>) -> io::Result<()> {
-    let mut outcome = Ok(());
     let mut left = Vec::new();
     for folder in folders {
         // No such file: cgroup v1, or a kernel older than 5.14.
@@ -40,9 +41,31 @@ pub fn signal_all(folders: &[PathBuf], signal: i32, except: Option<i32>) -> io::
             left.push(folder.clone());
         }
     }
-    let mut met: BTreeSet<i32> = except.into_iter().collect();
+    signal_members(&left, signal, except.into_iter().collect(), |_| true)
+}
+
+/// Kills every process in `folders` and below that belongs to the session led by `leader`, which is
+/// not reaped yet: until then no other session has its number.
+///
+/// # Errors
+/// As [`signal_all`]'s.
+pub fn kill_session(folders: &[PathBuf], leader: i32) -> io::Result<()> {
+    let leader = Pid::from_raw(leader);
+    signal_members(folders, SIGKILL, BTreeSet::new(), |pid| {
+        leader.is_some() && rustix::process::getsid(Pid::from_raw(pid)).ok() == leader
+    })
+}
+
+fn signal_members(
+    folders: &[PathBuf],
+    signal: i32,
+    mut met: BTreeSet<i32>,
+    wanted: impl Fn(i32) -> bool,
+) -> io::Result<()> {
+    let mut outcome = Ok(());
     for _ in 0..MAX_ROUNDS {
-        let fresh: Vec<i32> = members(&left).into_iter().filter(|pid| met.insert(*pid)).collect();
+        let members_now = || members(folders).into_iter().filter(|pid| wanted(*pid));
+        let fresh: Vec<i32> = members_now().filter(|pid| met.insert(*pid)).collect();
         if fresh.is_empty() {
             return outcome;
         }
@@ -50,7 +73,7 @@ pub fn signal_all(folders: &[PathBuf], signal: i32, except: Option<i32>) -> io::
             fresh.into_iter().filter_map(|pid| Some((pid, process::pidfd(pid).ok()?))).collect();
         // A pid may have been given to a stranger before its descriptor was opened; it is not in the
         // cgroup then. If it became a stranger's after that, the descriptor refers to a dead process.
-        let still = members(&left);
+        let still: BTreeSet<i32> = members_now().collect();
         for (_, handle) in handles.iter().filter(|(pid, _)| still.contains(pid)) {
             if let Err(error) = process::signal(handle, signal) {
                 outcome = outcome.and(Err(error));

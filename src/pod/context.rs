@@ -37,6 +37,8 @@ pub struct Context {
     pub network: Network,
     /// Runtime handlers.
     pub handlers: Handlers,
+    /// CDI devices.
+    pub cdi: crate::cdi::Registry,
     /// Seccomp.
     pub seccomp: SeccompCompiler,
     /// Monitors.
@@ -68,6 +70,8 @@ pub struct Limits {
     pub nofile: (u64, u64),
     /// Most processes of a container; 0: no limit of its own.
     pub pids: u64,
+    /// Device nodes belong to the container's user.
+    pub owned_devices: bool,
 }
 
 impl Context {

@@ -9,13 +9,16 @@
 //! compile the very same definitions.
 
 pub mod codec;
+pub mod streams;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::types::pod::{IdMapping, UserNamespace};
 use crate::types::{ContainerId, ErrorKind, PodId};
+pub use streams::{AttachSpec, Ends, StreamedExec, Told};
 
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
 pub const VERSION: u32 = 1;
@@ -33,6 +36,9 @@ pub struct Call {
     pub id: u64,
     /// What to do.
     pub request: Request,
+    /// How many file descriptors come with the first byte of this frame.
+    #[serde(default)]
+    pub descriptors: usize,
 }
 
 /// Requests. Every one is answered by exactly one [`Message::Answer`]; they are carried out
@@ -72,6 +78,12 @@ pub enum Request {
     },
     /// Run a process in a container and collect what it prints. [`Reply::Exec`].
     Exec(Box<ExecSpec>),
+    /// Run a process in a container with streams of the caller's. [`Reply::Done`] once its program
+    /// runs; an `Err` says why it cannot. It is killed when the line is hung up.
+    ExecStreamed(Box<StreamedExec>),
+    /// Copy a running container's output, and take input for it, from now on until the line is hung
+    /// up. [`Reply::Done`] once that is so.
+    Attach(Box<AttachSpec>),
     /// Close the log file and open its path anew. [`Reply::Done`] once that is so.
     ReopenLog {
         /// Which.
@@ -86,7 +98,24 @@ pub enum Request {
 impl Request {
     /// Whether it brings something to life.
     pub fn begins(&self) -> bool {
-        matches!(self, Self::Pause(_) | Self::Create(_) | Self::Start { .. } | Self::Exec(_))
+        matches!(
+            self,
+            Self::Pause(_)
+                | Self::Create(_)
+                | Self::Start { .. }
+                | Self::Exec(_)
+                | Self::ExecStreamed(_)
+                | Self::Attach(_)
+        )
+    }
+
+    /// Where the descriptors are that go beside the frame; `None`: it takes none.
+    pub fn descriptors(&mut self) -> Option<&mut Vec<OwnedFd>> {
+        match self {
+            Self::ExecStreamed(spec) => Some(&mut spec.descriptors),
+            Self::Attach(spec) => Some(&mut spec.descriptors),
+            _ => None,
+        }
     }
 }
 

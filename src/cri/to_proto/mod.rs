@@ -122,6 +122,8 @@ pub mod samples {
             state: PodState::Ready,
             created_ns: 5,
             ips: vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
+            overhead: None,
+            resources: None,
             netns: Some("/run/podwright/pods/x/netns".into()),
             pause: None,
             cgroups: Vec::new(),

@@ -117,6 +117,11 @@ fn failure(kind: ErrorKind, message: impl Into<String>) -> Failure {
     Failure { kind, message: message.into() }
 }
 
+/// An error of the cgroups' room.
+fn of_cgroup(error: &crate::cgroup::CgroupError) -> Failure {
+    failure(crate::types::HasKind::kind(error), crate::types::chain(error))
+}
+
 /// Names what was attempted when `result` is an error.
 fn attempt<T, E: std::error::Error + 'static>(
     result: Result<T, E>,

@@ -47,7 +47,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
         let (root, systemd) = settings(&spec.engine)?;
         let limits = match config.get_mut("linux") {
-            Some(linux) if devices::enforced_here() => resources::take(linux, systemd),
+            Some(linux) if devices::enforced_here() => resources::take(linux),
             _ => Vec::new(),
         };
         hygiene::shed(program.oom_score_adj)?;

@@ -5,7 +5,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cdi;
+use crate::container::edits::{self, Edits};
 use crate::container::record::ContainerRecord;
+use crate::container::resources::ChangeError;
 use crate::container::spec::{self, Inputs, PodPlaces, Program};
 use crate::container::{capabilities, devices, layer_file, user};
 use crate::image::Image;
@@ -38,6 +41,11 @@ pub(crate) struct Request {
 pub(crate) struct Created {
     pub(crate) record: ContainerRecord,
     pub(crate) process: Arc<serde_json::Value>,
+}
+
+/// A change of resources that cannot be.
+pub(crate) fn of_change(error: ChangeError) -> PodError {
+    PodError::Invalid { field: error.field, value: error.value.to_string(), reason: error.reason.to_owned() }
 }
 
 /// Signal that stops a container: the request's, else the image's, else SIGTERM.
@@ -108,7 +116,13 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
     let mut config = record.config.clone();
     sources(&mut config.mounts)?;
-    let devices = device_nodes(&config, handler)?;
+    let edits = cdi_edits(&context, &config, handler, &user.user)?;
+    let mut devices = device_nodes(&config, handler)?;
+    if context.limits.owned_devices {
+        own(&mut devices, &user.user);
+    }
+    devices.retain(|known| !edits.devices.iter().any(|new| new.device["path"] == known.device["path"]));
+    devices.extend(edits.devices.iter().cloned());
     let volumes = record.volumes.iter().map(|one| (one.name.clone(), context.snapshots.lower_dirs(&one.layers)));
     let volumes = volumes.collect();
     let program = Program {
@@ -134,6 +148,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         annotations: annotations(handler, &pod, &record),
         volumes: &volumes,
         devices: &devices,
+        edits: &edits,
         nofile: context.limits.nofile,
         pids: context.limits.pids,
     })
@@ -164,7 +179,9 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     }
     record.confinement = confinement.clone();
     let mut folders = folders(&image.config.volumes, made.spec["process"]["cwd"].as_str());
-    folders.extend(targets(&config.mounts).map_err(io)?);
+    folders.extend(targets(config.mounts.iter().filter(|mount| mount.image.is_none()).map(places_of)).map_err(io)?);
+    let binds = edits.mounts.iter().filter(|mount| mount.is_bind());
+    folders.extend(targets(binds.map(|mount| (mount.destination.as_str(), mount.source.as_str()))).map_err(io)?);
     let spec = CreateSpec {
         container: record.id.clone(),
         engine: engine(&context, handler, &paths)?,
@@ -196,15 +213,59 @@ fn folders(volumes: &[String], cwd: Option<&str>) -> Vec<PathBuf> {
 
 /// What the requested mounts are mounted on, or in: links in the image may lead where nothing is yet.
 /// What lies under a mount of the runtime's own is made there by whoever mounts.
-fn targets(mounts: &[Mount]) -> std::io::Result<Vec<PathBuf>> {
+fn targets<'a>(mounts: impl Iterator<Item = (&'a str, &'a str)>) -> std::io::Result<Vec<PathBuf>> {
     let mut made = Vec::new();
-    for mount in mounts.iter().filter(|mount| mount.image.is_none()) {
-        let path = Path::new(&mount.container_path);
-        let target = if fs::metadata(&mount.host_path)?.is_dir() { Some(path) } else { path.parent() };
+    for (inside, source) in mounts {
+        let path = Path::new(inside);
+        let target = if fs::metadata(source)?.is_dir() { Some(path) } else { path.parent() };
         let covered = ["/proc", "/sys", "/dev"].iter().any(|own| path.starts_with(own));
         made.extend(target.filter(|target| !covered && target.parent().is_some()).map(Path::to_owned));
     }
     Ok(made)
+}
+
+fn places_of(mount: &Mount) -> (&str, &str) {
+    (&mount.container_path, &mount.host_path)
+}
+
+/// What the container's CDI devices add, by the request's own list and by annotations.
+fn cdi_edits(
+    context: &Context,
+    config: &ContainerConfig,
+    handler: &Handler,
+    user: &crate::container::view::User,
+) -> Result<Edits, PodError> {
+    let mut names = config.cdi_devices.clone();
+    let annotated = cdi::annotated(&config.annotations).map_err(|(key, value)| PodError::Invalid {
+        field: "config.annotations",
+        value,
+        reason: format!("{key:?} wants fully qualified cdi devices, separated by commas"),
+    })?;
+    names.extend(annotated);
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    let list = context.cdi.edits(&names).map_err(|error| PodError::of("config.CDI_devices", &error))?;
+    let refused = |reason: String| {
+        let text = format!("config.CDI_devices: {}: {reason}", names.join(", "));
+        PodError::failed(ErrorKind::FailedPrecondition, text)
+    };
+    let edits = edits::read(&list, user.uid, user.gid).map_err(refused)?;
+    let built_in = handler.settings.kind == Kind::Youki;
+    let lacking = [("netDevices", !edits.net_devices.is_empty()), ("intelRdt", edits.intel_rdt.is_some())];
+    if let Some((name, _)) = lacking.iter().find(|(_, wanted)| built_in && *wanted) {
+        return Err(refused(format!("{name}: the built-in engine has no such thing; use a handler of kind \"oci\"")));
+    }
+    for mount in edits.mounts.iter().filter(|mount| mount.is_bind()) {
+        fs::metadata(&mount.source).map_err(|error| refused(format!("mount of {:?}: {error}", mount.source)))?;
+    }
+    Ok(edits)
+}
+
+fn own(devices: &mut [devices::Node], user: &crate::container::view::User) {
+    for node in devices {
+        node.device["uid"] = user.uid.into();
+        node.device["gid"] = user.gid.into();
+    }
 }
 
 fn find_user(config: &ContainerConfig, image: &Image, lower: &[PathBuf]) -> Result<user::Resolved, PodError> {

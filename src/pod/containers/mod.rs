@@ -2,6 +2,8 @@
 
 pub(super) mod create;
 pub(super) mod slot;
+mod streams;
+mod update;
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -84,6 +86,9 @@ impl Driver {
                 value: format!("{asked:?}"),
                 reason: format!("containers are in the user namespace of their sandbox, which is {own:?}"),
             });
+        }
+        if let Some(asked) = &config.resources {
+            self.context.check_limits(asked)?;
         }
         let image = self
             .context
@@ -373,6 +378,18 @@ impl Driver {
         }
     }
 
+    /// A container whose program runs, and the monitor that looks after it.
+    pub(crate) fn running(&self, id: &ContainerId) -> Result<(&Slot, Monitor), PodError> {
+        let slot = self.containers.get(id).ok_or_else(|| unknown(id))?;
+        match &self.monitor {
+            Some(monitor) if slot.running() => Ok((slot, monitor.clone())),
+            _ => {
+                let text = format!("container {id} is not running");
+                Err(PodError::failed(ErrorKind::FailedPrecondition, text))
+            }
+        }
+    }
+
     pub(crate) fn exec(
         &mut self,
         id: &ContainerId,
@@ -380,10 +397,9 @@ impl Driver {
         timeout: Option<Duration>,
         reply: Reply<ExecOutcome>,
     ) {
-        let Some(slot) = self.containers.get(id) else { return drop(reply.send(Err(unknown(id)))) };
-        let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else {
-            let text = format!("container {id} is not running");
-            return drop(reply.send(Err(PodError::failed(ErrorKind::FailedPrecondition, text))));
+        let (slot, monitor) = match self.running(id) {
+            Ok(running) => running,
+            Err(error) => return drop(reply.send(Err(error))),
         };
         let (known, bundle) = (slot.process.clone(), slot.record.bundle.clone());
         let limits = self.context.limits.clone();
@@ -417,10 +433,9 @@ impl Driver {
     }
 
     pub(crate) fn reopen_log(&mut self, id: &ContainerId, reply: Reply<()>) {
-        let Some(slot) = self.containers.get(id) else { return drop(reply.send(Err(unknown(id)))) };
-        let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else {
-            let text = format!("container {id} is not running");
-            return drop(reply.send(Err(PodError::failed(ErrorKind::FailedPrecondition, text))));
+        let monitor = match self.running(id) {
+            Ok((_, monitor)) => monitor,
+            Err(error) => return drop(reply.send(Err(error))),
         };
         let id = id.clone();
         self.spawn(async move {
