@@ -350,3 +350,32 @@ async fn what_is_refused() {
     assert!(status.message().contains("/proc/sys") && status.message().contains("idmapped"), "{status}");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn a_terminal_belongs_to_the_user_inside() {
+    let node = Node::ready().await;
+    let pod = node.up(pod(&node, "tty", 100_000)).await;
+    for (name, user) in [("root", 0), ("other", 1000)] {
+        let mut config = node.sh(name, "stat -c %u $(tty); echo written > $(tty)");
+        config.tty = true;
+        specs::security(&mut config).run_as_user = Some(Int64Value { value: user });
+        let out = node.outcome(&pod, config).await.1;
+        assert_eq!(words(&out), format!("{user} written"));
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_file_system_cannot_map_owners() {
+    let mut node = Node::prepare(&Setup::default());
+    let none = None::<&str>;
+    nix::mount::mount(none, &node.dir().join("root"), Some("ramfs"), nix::mount::MsFlags::empty(), none).unwrap();
+    node.start_daemon().await;
+    let answer = node.cri().runtime().status(StatusRequest { verbose: false }).await.unwrap().into_inner();
+    assert!(!answer.features.unwrap().user_namespaces_host_network);
+    assert!(answer.runtime_handlers.iter().all(|handler| !handler.features.unwrap().user_namespaces));
+    let status = node.run_pod(pod(&node, "p", 100_000), "").await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("userns_options") && status.message().contains("owners mapped"), "{status}");
+    node.finish().await;
+}

@@ -170,7 +170,7 @@ impl Monitor {
 
     /// Makes the pause process and the pod's namespaces.
     pub async fn pause(&self, spec: PauseSpec) -> Result<Process, LaunchError> {
-        match self.call(Request::Pause(spec)).await? {
+        match self.call(Request::Pause(Box::new(spec))).await? {
             Reply::Pause(process) => Ok(process),
             other => Err(self.unexpected(&other)),
         }

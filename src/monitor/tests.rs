@@ -436,9 +436,9 @@ fn a_failed_pause_says_why() {
         bpf: None,
         oom_score_adj: 0,
     };
-    let failure = pod.peer.call(Request::Pause(spec.clone())).unwrap_err();
+    let failure = pod.peer.call(Request::Pause(Box::new(spec.clone()))).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::InvalidArgument);
-    let failure = pod.peer.call(Request::Pause(PauseSpec { sysctls: Vec::new(), ..spec })).unwrap_err();
+    let failure = pod.peer.call(Request::Pause(Box::new(PauseSpec { sysctls: Vec::new(), ..spec }))).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotFound);
     assert!(failure.message.contains("/none/such/netns"));
     assert!(matches!(pod.peer.ok(Request::KillPause), Reply::Done));

@@ -52,7 +52,7 @@ pub enum Request {
         version: u32,
     },
     /// Make the pause process and the pod's namespaces. Answered by [`Reply::Pause`].
-    Pause(PauseSpec),
+    Pause(Box<PauseSpec>),
     /// Create a container up to, not including, its first instruction. [`Reply::Created`].
     Create(Box<CreateSpec>),
     /// Let a created container run. [`Reply::Started`]; an `Err` says why exec failed.
