@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cgroup::{Cgroups, Driver};
-use crate::config::{CgroupDriver, Config, UnsetProfile};
+use crate::config::{CgroupDriver, Config, ExpediteRcu, UnsetProfile};
 use crate::cri::{Features, HandlerInfo, Services};
 use crate::image::{self, Images};
 use crate::launch::handlers::Handlers;
@@ -14,6 +14,7 @@ use crate::launch::seccomp::SeccompCompiler;
 use crate::network::{self, Network};
 use crate::pod::{Context, Limits, Pods};
 use crate::snapshot::Snapshots;
+use crate::streaming::{self, Streaming};
 use crate::types::{ErrorKind, HasKind, chain};
 
 /// The daemon cannot be put together.
@@ -80,6 +81,7 @@ impl App {
             images: images.clone(),
             network: network.clone(),
             handlers: handlers.clone(),
+            cdi: crate::cdi::Registry::new(config.cdi.enabled, config.cdi.dirs.clone()),
             seccomp: SeccompCompiler::new(state.join("seccomp")),
             launcher: Launcher { monitor_binary: config.paths.monitor_program(&own) },
             held_capabilities,
@@ -95,8 +97,9 @@ impl App {
 }
 
 impl App {
-    /// What the gRPC door needs.
-    pub fn services(&self) -> Services {
+    /// What the gRPC door needs. `streaming` gives out the URLs of a server that was made with
+    /// [`App::streaming_settings`].
+    pub fn services(&self, streaming: Streaming) -> Services {
         let default = self.handlers.default_name();
         let mut handlers: Vec<_> = self.handlers.iter().collect();
         handlers.sort_by_key(|handler| (handler.name != default, &handler.name));
@@ -113,6 +116,7 @@ impl App {
             handlers: handlers.collect(),
             cgroups: self.cgroups.clone(),
             stats: Arc::default(),
+            streaming,
             systemd_cgroup: self.cgroups.driver == Driver::Systemd,
             features: Features {
                 supplemental_groups_policy: true,
@@ -121,6 +125,23 @@ impl App {
                 user_namespaces_host_network: false,
             },
             config: Arc::clone(&self.config),
+        }
+    }
+}
+
+impl App {
+    /// How the streaming server is to be.
+    pub fn streaming_settings(&self) -> streaming::Settings {
+        let config = &self.config.streaming;
+        let tls = (config.tls_cert_file.clone(), config.tls_key_file.clone());
+        streaming::Settings {
+            address: config.address,
+            // Both or none: the configuration was validated.
+            tls: Some(tls).filter(|(certificate, _)| !certificate.as_os_str().is_empty()),
+            idle_timeout: config.idle_timeout,
+            creation_timeout: config.creation_timeout,
+            drain: self.config.runtime.exec_drain,
+            max_sessions: config.max_sessions,
         }
     }
 }
@@ -140,6 +161,8 @@ pub fn network_settings(config: &Config) -> network::Settings {
         conf_dir: config.network.conf_dir.clone(),
         bin_dirs: config.network.bin_dirs.clone(),
         plugin_timeout: config.network.plugin_timeout,
+        expedite: config.network.expedite_rcu == ExpediteRcu::Auto,
+        expedited: config.paths.state.join("rcu-expedited"),
         ..network::Settings::default()
     }
 }
@@ -158,6 +181,9 @@ fn limits(config: &Config, held: u64) -> Limits {
         seccomp_when_unset: config.seccomp.unset == UnsetProfile::RuntimeDefault,
         nofile: (config.container.nofile_soft.min(hard), hard),
         pids: config.container.pids_limit,
+        unprivileged_ports: config.network.unprivileged_ports,
+        unprivileged_icmp: config.network.unprivileged_icmp,
+        owned_devices: config.container.device_ownership_from_security_context,
     }
 }
 

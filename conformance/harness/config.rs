@@ -99,6 +99,7 @@ impl Setup {
              [cgroup]\ndriver = \"{driver}\"\n\
              [runtime]\nhandlers_dir = \"{dir}/handlers\"\n\
              [network]\nconf_dir = \"{dir}/cni/net.d\"\nbin_dirs = {plugins:?}\nplugin_timeout = \"{plugin_timeout}s\"\n\
+             expedite_rcu = \"never\"\n\
              [image]\nregistry_config_dir = \"{dir}/certs.d\"\n"
         )
     }

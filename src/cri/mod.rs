@@ -47,6 +47,8 @@ pub struct Services {
     pub cgroups: crate::cgroup::Cgroups,
     /// Reads usage.
     pub stats: Arc<crate::stats::Stats>,
+    /// URLs of exec, attach and port-forward.
+    pub streaming: crate::streaming::Streaming,
     /// The systemd cgroup driver is in use, else cgroupfs.
     pub systemd_cgroup: bool,
     /// What this runtime can do beyond the basics.

@@ -5,6 +5,7 @@
 //! last handle is gone.
 
 mod error;
+mod line;
 mod link;
 #[cfg(test)]
 mod tests;
@@ -25,9 +26,11 @@ use tracing::{info, warn};
 
 use crate::types::{ContainerId, ErrorKind, PodId};
 use crate::wire::{
-    CreateSpec, Event, ExecOutcome, ExecSpec, Exit, Failure, PauseSpec, Process, Reply, Request, State, VERSION,
+    AttachSpec, CreateSpec, Event, ExecOutcome, ExecSpec, Exit, Failure, PauseSpec, Process, Reply, Request, State,
+    StreamedExec, VERSION,
 };
 pub use error::LaunchError;
+pub use line::Line;
 use link::Link;
 
 /// Name of the monitor's socket in the pod's folder.
@@ -179,6 +182,16 @@ impl Monitor {
             Reply::Exec(outcome) => Ok(outcome),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// Runs a process in a container with the streams that come with `spec`; returns once its program runs.
+    pub async fn exec_streamed(&self, spec: StreamedExec) -> Result<(), LaunchError> {
+        self.done(Request::ExecStreamed(Box::new(spec))).await
+    }
+
+    /// Connects the streams that come with `spec` with a running container's own.
+    pub async fn attach(&self, spec: AttachSpec) -> Result<(), LaunchError> {
+        self.done(Request::Attach(Box::new(spec))).await
     }
 
     /// Has a container's log file opened anew, after a rotation.

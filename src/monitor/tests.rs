@@ -1,5 +1,7 @@
 //! Tests of the whole monitor with an engine of shell scripts ([`super::fake`]).
 
+mod streams;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
@@ -63,7 +65,7 @@ impl Pod {
         CreateSpec {
             container,
             engine: Engine::Youki { root: "/none".into(), systemd_cgroup: false },
-            rootfs: Rootfs { lower: Vec::new(), upper: None, mountpoint: bundle.join("rootfs") },
+            rootfs: Rootfs { lower: Vec::new(), upper: None, mountpoint: bundle.join("rootfs"), idmap: None },
             mounts: Vec::new(),
             confinement: Confinement::default(),
             stdio: StdioSpec { log_path: Some(bundle.join("log")), ..StdioSpec::default() },
@@ -119,7 +121,7 @@ impl Peer {
 
     fn send(&mut self, request: Request) -> u64 {
         self.last += 1;
-        self.stream.write_all(&codec::encode(&Call { id: self.last, request }).unwrap()).unwrap();
+        self.stream.write_all(&codec::encode(&Call { id: self.last, request, descriptors: 0 }).unwrap()).unwrap();
         self.last
     }
 

@@ -36,6 +36,8 @@ pub struct Context {
     pub network: Network,
     /// Runtime handlers.
     pub handlers: Handlers,
+    /// CDI devices.
+    pub cdi: crate::cdi::Registry,
     /// Seccomp.
     pub seccomp: SeccompCompiler,
     /// Monitors.
@@ -65,6 +67,12 @@ pub struct Limits {
     pub nofile: (u64, u64),
     /// Most processes of a container; 0: no limit of its own.
     pub pids: u64,
+    /// Ports below 1024 are open to all in a pod's own network namespace.
+    pub unprivileged_ports: bool,
+    /// So is ping.
+    pub unprivileged_icmp: bool,
+    /// Device nodes belong to the container's user.
+    pub owned_devices: bool,
 }
 
 impl Context {

@@ -3,13 +3,14 @@
 //! The network and the monitor are made side by side: CNI plugins take tens of milliseconds, pause
 //! needs only the namespace they work in.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::config::{NamespaceMode, PodConfig};
-use super::context::{Context, blocking};
+use super::context::{Context, Limits, blocking};
 use super::error::PodError;
 use super::files::{self, PodPaths};
 use super::lsm;
@@ -39,6 +40,7 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
     let config = &record.config;
     lsm::check(&config.security.apparmor, config.security.selinux.as_ref())?;
     let own_network = config.security.namespaces.network != NamespaceMode::Node;
+    let sysctls = &sysctls(&context.limits, config);
     let prepared = {
         let (paths, config) = (paths.clone(), config.clone());
         blocking("files", move || files::make(&paths, &config))
@@ -53,11 +55,11 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
         }
         context
             .network
-            .create_netns(&paths.netns(), &record.config.sysctls)
+            .create_netns(&paths.netns(), sysctls)
             .await
             .map_err(|error| PodError::of("network namespace", &error))?;
         let _ = ready.send(true);
-        attach(context, record, paths).await
+        attach(context, record, paths, sysctls).await
     };
     let (prepared, network, process) =
         tokio::join!(prepared, network, processes(context, record, paths, own_network.then_some(namespace)));
@@ -71,7 +73,26 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
     Ok(Made { ips, pause, monitor, monitor_process, events })
 }
 
-async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Result<Vec<IpAddr>, PodError> {
+/// Those of the request, over what a namespace of its own needs no privilege for.
+fn sysctls(limits: &Limits, config: &PodConfig) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    if limits.unprivileged_ports {
+        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+    }
+    // With a user namespace not all groups are mapped, and the kernel takes only those that are.
+    if limits.unprivileged_icmp && config.security.namespaces.user.is_none() {
+        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+    }
+    all.extend(config.sysctls.clone());
+    all
+}
+
+async fn attach(
+    context: &Context,
+    record: &PodRecord,
+    paths: &PodPaths,
+    sysctls: &BTreeMap<String, String>,
+) -> Result<Vec<IpAddr>, PodError> {
     let config = &record.config;
     let handler = context.handlers.get(&record.handler).map_err(|error| PodError::of("handler", &error))?;
     let settings = &handler.settings;
@@ -91,7 +112,7 @@ async fn attach(context: &Context, record: &PodRecord, paths: &PodPaths) -> Resu
         dns: config.dns.clone(),
         annotations: config.annotations.clone(),
         cgroup_parent: config.cgroup_parent.clone(),
-        sysctls: config.sysctls.clone(),
+        sysctls: sysctls.clone(),
         dirs,
     };
     let attachment = context.network.attach(&request).await.map_err(|error| PodError::of("network", &error))?;

@@ -30,7 +30,7 @@ pub use context::{Context, Limits};
 pub use error::PodError;
 
 use crate::container::view::ContainerView;
-use crate::types::container::ContainerConfig;
+use crate::types::container::{ContainerConfig, Resources};
 use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
 use crate::wire::ExecOutcome;
 use config::{PodConfig, PodKey};
@@ -196,6 +196,23 @@ impl Pods {
         ask(&handle, |reply| Command::Exec(id, command, timeout, reply)).await
     }
 
+    /// Changes the resources of a container that has not ended: all that is not 0 or empty, or nothing.
+    pub async fn update_container(&self, id: &str, asked: Resources) -> Result<(), PodError> {
+        let (handle, id) = self.0.find_container(id)?;
+        ask(&handle, |reply| Command::UpdateContainer(id, Box::new(asked), reply)).await
+    }
+
+    /// Notes other resources of a sandbox; `None`: as they were.
+    pub async fn update(
+        &self,
+        id: &str,
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    ) -> Result<(), PodError> {
+        let handle = self.0.find(id)?;
+        ask(&handle, |reply| Command::UpdatePod(Box::new((overhead, resources)), reply)).await
+    }
+
     /// Closes the log file and opens its path anew.
     pub async fn reopen_log(&self, id: &str) -> Result<(), PodError> {
         let (handle, id) = self.0.find_container(id)?;
@@ -241,6 +258,8 @@ impl Shared {
             created_ns: now_ns(),
             stage: Stage::Creating,
             ips: Vec::new(),
+            overhead: config.overhead.clone(),
+            resources: config.resources.clone(),
             pause: None,
             monitor: None,
             cgroups: self.context.cgroups.folders(&parent.leaf(id.as_str())),
@@ -305,6 +324,8 @@ fn placeholder(record: &PodRecord) -> PodView {
         state: view::PodState::NotReady,
         created_ns: record.created_ns,
         ips: Vec::new(),
+        overhead: None,
+        resources: None,
         netns: None,
         pause: None,
         cgroups: Vec::new(),

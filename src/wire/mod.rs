@@ -9,15 +9,21 @@
 //! compile the very same definitions.
 
 pub mod codec;
+pub mod streams;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::types::{ContainerId, ErrorKind, PodId};
+pub use streams::{AttachSpec, Ends, StreamedExec, Told};
 
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
 pub const VERSION: u32 = 1;
+
+/// What a failure's message begins with if an image volume cannot be mounted: clients look for it.
+pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 
 /// Daemon to monitor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +32,9 @@ pub struct Call {
     pub id: u64,
     /// What to do.
     pub request: Request,
+    /// How many file descriptors come with the first byte of this frame.
+    #[serde(default)]
+    pub descriptors: usize,
 }
 
 /// Requests. Every one is answered by exactly one [`Message::Answer`]; they are carried out
@@ -65,6 +74,12 @@ pub enum Request {
     },
     /// Run a process in a container and collect what it prints. [`Reply::Exec`].
     Exec(Box<ExecSpec>),
+    /// Run a process in a container with streams of the caller's. [`Reply::Done`] once its program
+    /// runs; an `Err` says why it cannot. It is killed when the line is hung up.
+    ExecStreamed(Box<StreamedExec>),
+    /// Copy a running container's output, and take input for it, from now on until the line is hung
+    /// up. [`Reply::Done`] once that is so.
+    Attach(Box<AttachSpec>),
     /// Close the log file and open its path anew. [`Reply::Done`] once that is so.
     ReopenLog {
         /// Which.
@@ -79,7 +94,24 @@ pub enum Request {
 impl Request {
     /// Whether it brings something to life.
     pub fn begins(&self) -> bool {
-        matches!(self, Self::Pause(_) | Self::Create(_) | Self::Start { .. } | Self::Exec(_))
+        matches!(
+            self,
+            Self::Pause(_)
+                | Self::Create(_)
+                | Self::Start { .. }
+                | Self::Exec(_)
+                | Self::ExecStreamed(_)
+                | Self::Attach(_)
+        )
+    }
+
+    /// Where the descriptors are that go beside the frame; `None`: it takes none.
+    pub fn descriptors(&mut self) -> Option<&mut Vec<OwnedFd>> {
+        match self {
+            Self::ExecStreamed(spec) => Some(&mut spec.descriptors),
+            Self::Attach(spec) => Some(&mut spec.descriptors),
+            _ => None,
+        }
     }
 }
 
@@ -153,6 +185,9 @@ pub enum Engine {
 pub struct Confinement {
     /// File with the compiled seccomp filter (`struct sock_filter[]`); `None`: unconfined.
     pub bpf: Option<PathBuf>,
+    /// Who decides on system calls that the filter does not.
+    #[serde(default)]
+    pub notify: Option<Notify>,
     /// Capability sets as bit masks.
     pub capabilities: Capabilities,
     /// PR_SET_NO_NEW_PRIVS.
@@ -161,6 +196,15 @@ pub struct Confinement {
     pub selinux_label: Option<String>,
     /// AppArmor profile to change to on exec.
     pub apparmor_profile: Option<String>,
+}
+
+/// Who gets the descriptor of a seccomp filter that asks (OCI runtime spec, `seccomp.listenerPath`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    /// Unix stream socket on the host.
+    pub listener: PathBuf,
+    /// Handed on to whoever listens.
+    pub metadata: String,
 }
 
 /// Capability sets, bit n for capability n.
@@ -187,6 +231,10 @@ pub struct Rootfs {
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Where the spec's `root.path` points; an existing empty folder in the bundle.
     pub mountpoint: PathBuf,
+    /// Whom the files of `lower` belong to inside: layers are shared by pods with different mappings. `upper`
+    /// holds the owners as the host numbers them.
+    #[serde(default)]
+    pub idmap: Option<IdMaps>,
 }
 
 /// A mount that is prepared in the helper's private mount namespace, because libcontainer cannot
@@ -199,9 +247,23 @@ pub struct StagedMount {
     pub staged: PathBuf,
     /// `private`, `slave`, `shared`.
     pub propagation: StagedPropagation,
-    /// User namespace mappings for an idmapped mount: (host, container, length).
+    /// User namespace mappings for an idmapped mount.
     #[serde(default)]
     pub idmap: Option<IdMaps>,
+    /// What is mounted is not `source` but (a part of) an image; `staged` does not exist yet.
+    #[serde(default)]
+    pub image: Option<ImageTree>,
+}
+
+/// An image's files, read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageTree {
+    /// As the client named it, for messages.
+    pub name: String,
+    /// Layer folders, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// Relative path of the folder or file in it; empty: all of it.
+    pub sub_path: PathBuf,
 }
 
 /// Propagation of a staged mount.

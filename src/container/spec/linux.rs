@@ -26,6 +26,14 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
     if !nodes.is_empty() {
         linux["devices"] = json!(nodes);
     }
+    if !inputs.edits.net_devices.is_empty() {
+        let moved = inputs.edits.net_devices.iter();
+        linux["netDevices"] =
+            moved.map(|(host, name)| (host.clone(), json!({ "name": name }))).collect::<serde_json::Map<_, _>>().into();
+    }
+    if let Some(rdt) = &inputs.edits.intel_rdt {
+        linux["intelRdt"] = rdt.clone();
+    }
     if !security.privileged {
         linux["maskedPaths"] = json!(security.masked_paths);
         linux["readonlyPaths"] = json!(security.readonly_paths);

@@ -75,7 +75,9 @@ fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made
         held: (1 << 41) - 1,
         stage,
         annotations: Vec::new(),
+        volumes: &[("v".to_owned(), vec!["/l/2".into(), "/l/1".into()])].into(),
         devices: &[],
+        edits: &Edits::default(),
         nofile: (1024, 4096),
         pids: 0,
     })

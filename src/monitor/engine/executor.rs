@@ -26,6 +26,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::job::ALIVE;
+use super::listener::Listener;
 use super::spec::Program;
 use super::{attempt, failure, passwd, rootfs};
 use crate::sys::{caps, exec, fork, mounts, seccomp};
@@ -52,6 +53,7 @@ pub(super) struct Confined {
     capabilities: Capabilities,
     no_new_privs: bool,
     filter: Option<Rc<[u8]>>,
+    listener: Option<Rc<Listener>>,
     label: Option<Label>,
     status: Rc<OwnedFd>,
 }
@@ -102,6 +104,7 @@ impl Confined {
             capabilities: limited(confinement.capabilities, own_bounding),
             no_new_privs: confinement.no_new_privs,
             filter,
+            listener: None,
             label,
             status: Rc::new(status),
         })
@@ -111,6 +114,11 @@ impl Confined {
     /// closed before init goes to wait for its start.
     pub(super) fn for_init(self, result: RawFd) -> Self {
         Self { init: Some(result), ..self }
+    }
+
+    /// Somebody decides on calls that the filter does not.
+    pub(super) fn with_listener(self, listener: Option<Listener>) -> Self {
+        Self { listener: listener.map(Rc::new), ..self }
     }
 
     /// Makes a mount of the container read-only, with all that is mounted below it: libcontainer leaves each
@@ -171,6 +179,9 @@ impl Confined {
 
     /// Step 1: before the wait for the start.
     fn prepare(&self) -> Result<(), Failure> {
+        if let Some(listener) = &self.listener {
+            listener.name_myself().map_err(because("looking up the pid for the seccomp listener"))?;
+        }
         if let Some(path) = self.read_only {
             mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
         }
@@ -203,7 +214,11 @@ impl Confined {
     }
 
     fn load_filter(&self) -> io::Result<()> {
-        self.filter.as_deref().map_or(Ok(()), seccomp::load_filter)
+        match (self.filter.as_deref(), &self.listener) {
+            (None, _) => Ok(()),
+            (Some(filter), None) => seccomp::load_filter(filter),
+            (Some(filter), Some(listener)) => listener.tell(&seccomp::load_asking_filter(filter)?),
+        }
     }
 
     /// Step 4. Returns with the reason and the exit code it asks for.

@@ -27,6 +27,7 @@ use serde::Deserialize;
 
 use super::executor::Confined;
 use super::job::{self, Outcome};
+use super::listener::Listener;
 use super::spec::{self, Own};
 use super::stdio::{self, Source};
 use super::{Job, Streams, attempt, failure, hygiene};
@@ -52,7 +53,8 @@ pub(super) fn exec(
         let oom_score_adj = target.oom_score_adj.unwrap_or(program.oom_score_adj);
         let (told, tell) = attempt(pipe_with(PipeFlags::CLOEXEC), || "a pipe for the start".to_owned())?;
         let (wait, go) = attempt(pipe_with(PipeFlags::CLOEXEC), || "a pipe for the start".to_owned())?;
-        let executor = Confined::new(program, &exec.confinement, own.bounding, tell)?;
+        let listener = Listener::connect(&exec.confinement, &create.container, &create.bundle, "running")?;
+        let executor = Confined::new(program, &exec.confinement, own.bounding, tell)?.with_listener(listener);
         let owner = stdio::on_host(identity.uid, target.uid_map.iter().copied()).ok_or_else(|| {
             let message = format!("user {} does not exist in the container's user namespace", identity.uid);
             failure(ErrorKind::InvalidArgument, message)

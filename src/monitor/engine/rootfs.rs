@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::thread::UnshareFlags;
 
+use super::layers::Mounter;
 use super::{attempt, failure};
 use crate::sys::fork;
 use crate::sys::mounts::{self, Propagation};
@@ -16,18 +17,28 @@ use crate::wire::{CreateSpec, Failure, Rootfs, StagedMount, StagedPropagation};
 
 /// As many links in a row as the kernel follows.
 const MAX_LINKS: usize = 40;
+/// Folder in the bundle for mounts of passing use.
+const SCRATCH: &str = "layers";
 
 /// Enters a mount namespace and mounts there all that `spec` names.
 pub(super) fn prepare(spec: &CreateSpec) -> Result<(), Failure> {
     attempt(fork::unshare(UnshareFlags::NEWNS), || "a private mount namespace".to_owned())?;
     // Copies of shared mounts are taken while they still are the host's peers; cutting the ties of
     // all that is attached does not reach them.
-    let staged =
-        spec.mounts.iter().map(|mount| clone(mount).map(|tree| (mount, tree))).collect::<Result<Vec<_>, _>>()?;
+    let of_host = spec.mounts.iter().filter(|mount| mount.image.is_none());
+    let staged = of_host.map(|mount| clone(mount).map(|tree| (mount, tree))).collect::<Result<Vec<_>, _>>()?;
     attempt(mounts::set_root_propagation(Propagation::Slave), || "making mounts one-way".to_owned())?;
-    mount_rootfs(&spec.rootfs)?;
+    let Rootfs { lower, upper, mountpoint, idmap } = &spec.rootfs;
+    let mounter = Mounter::new(spec.bundle.join(SCRATCH));
+    let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
+    mounter.mount(lower, upper, idmap.as_ref(), mountpoint)?;
     for (mount, tree) in staged {
-        stage(mount, tree)?;
+        stage(mount, tree, &mounter)?;
+    }
+    for mount in &spec.mounts {
+        if let Some(image) = &mount.image {
+            mounter.mount_image(mount, image)?;
+        }
     }
     make_folders(spec)
 }
@@ -53,29 +64,6 @@ fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
     Ok(())
 }
 
-fn mount_rootfs(rootfs: &Rootfs) -> Result<(), Failure> {
-    let Rootfs { lower, upper, mountpoint } = rootfs;
-    let what = || format!("mounting the root file system at {mountpoint:?} from {} layers", lower.len());
-    match (lower.as_slice(), upper) {
-        ([], None) => Err(failure(ErrorKind::InvalidArgument, "a root file system without any layer")),
-        ([], Some((upper, _))) => {
-            attempt(mounts::clone_tree(upper, false).and_then(|tree| mounts::attach(tree, mountpoint)), what)
-        }
-        // An overlay needs two folders.
-        ([only], None) => attempt(
-            mounts::clone_tree(only, false).and_then(|tree| {
-                mounts::set_tree_read_only(&tree)?;
-                mounts::attach(tree, mountpoint)
-            }),
-            what,
-        ),
-        (lower, upper) => {
-            let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
-            attempt(mounts::mount_overlay(lower, upper, mountpoint), what)
-        }
-    }
-}
-
 fn clone(mount: &StagedMount) -> Result<OwnedFd, Failure> {
     mounts::clone_tree(&mount.source, true).map_err(|error| {
         let kind = match error.kind() {
@@ -86,13 +74,11 @@ fn clone(mount: &StagedMount) -> Result<OwnedFd, Failure> {
     })
 }
 
-fn stage(mount: &StagedMount, tree: OwnedFd) -> Result<(), Failure> {
+fn stage(mount: &StagedMount, tree: OwnedFd, mounter: &Mounter) -> Result<(), Failure> {
     let source = &mount.source;
     if let Some(maps) = &mount.idmap {
-        let namespace = attempt(mounts::user_namespace(&map_text(&maps.uids), &map_text(&maps.gids)), || {
-            format!("id mappings for {source:?}: {maps:?}")
-        })?;
-        attempt(mounts::set_tree_idmap(&tree, namespace), || {
+        let namespace = mounter.namespace(maps)?;
+        attempt(mounts::set_tree_idmap(&tree, &*namespace), || {
             format!("mapping the owners of files in {source:?} (its file system may not support idmapped mounts)")
         })?;
     }
@@ -103,11 +89,6 @@ fn stage(mount: &StagedMount, tree: OwnedFd) -> Result<(), Failure> {
     };
     attempt(mounts::set_tree_propagation(&tree, propagation), || format!("propagation of {source:?}"))?;
     attempt(mounts::attach(tree, &mount.staged), || format!("mounting {source:?} on {:?}", mount.staged))
-}
-
-/// The kernel's form of a mapping: inside, outside, length.
-fn map_text(map: &[(u32, u32, u32)]) -> String {
-    map.iter().map(|(inside, outside, length)| format!("{inside} {outside} {length}\n")).collect()
 }
 
 /// Makes the folder `path` under `root`, which is taken for `/` in links and in `..`, where it does

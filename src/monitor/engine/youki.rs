@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::executor::Confined;
 use super::job::{self, Outcome};
+use super::listener::Listener;
 use super::spec::{self, Own};
 use super::{ExecStatus, Job, Streams, attempt, failure};
 use super::{capture::Capture, cgroup, devices, hierarchies, hygiene, resources, rootfs, stdio};
@@ -43,7 +44,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
         let (root, systemd) = settings(&spec.engine)?;
         let limits = match config.get_mut("linux") {
-            Some(linux) if devices::enforced_here() => resources::take(linux, systemd),
+            Some(linux) if devices::enforced_here() => resources::take(linux),
             _ => Vec::new(),
         };
         hygiene::shed(program.oom_score_adj)?;
@@ -53,8 +54,10 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let read_only = spec::read_only_cgroups(&config);
         let hierarchies = hierarchies::enter(&mut config, spec)?;
         spec::save(&bundle.join("config.json"), &config)?;
+        let listener = Listener::connect(&spec.confinement, &spec.container, &bundle, "creating")?;
         let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
             .for_init(result)
+            .with_listener(listener)
             .with_read_only(read_only.filter(|_| hierarchies.is_none()));
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
