@@ -32,3 +32,4 @@ mod streams;
 mod survival;
 mod unit;
 mod update;
+mod userns;

@@ -76,6 +76,45 @@ impl Client {
     async fn until(&mut self, text: &str) {
         let mut seen = Vec::new();
         while !String::from_utf8_lossy(&seen).contains(text) {
+            let read = self.stdout.as_mut().unwrap().read_u8();
+            let byte = tokio::time::timeout(secs(30), read).await;
+            seen.push(byte.unwrap_or_else(|_| panic!("{text:?} in {:?}", String::from_utf8_lossy(&seen))).unwrap());
+        }
+    }
+
+    async fn code(&mut self) -> i32 {
+        tokio::time::timeout(secs(30), self.line.ended()).await.expect("the end in time").unwrap()
+    }
+}
+
+/// A terminal's master side.
+struct Terminal(tokio::io::unix::AsyncFd<OwnedFd>);
+
+impl Terminal {
+    async fn of(client: &mut Client) -> Self {
+        let master = client.line.terminal().await.unwrap();
+        rustix::io::ioctl_fionbio(&master, true).unwrap();
+        Self(podwright::sys::async_fd::readable(master).unwrap())
+    }
+
+    fn write(&self, text: &str) {
+        assert_eq!(rustix::io::write(self.0.get_ref(), text.as_bytes()), Ok(text.len()));
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(self.0.get_ref(), size).unwrap();
+    }
+
+    /// Reads until `text` has been shown, or to the end if that is empty.
+    async fn until(&self, text: &str) -> String {
+        let mut seen = Vec::new();
+        loop {
+            let shown = String::from_utf8_lossy(&seen).into_owned();
+            if !text.is_empty() && shown.contains(text) {
+                return shown;
+            }
+            let mut bytes = [0; 1024];
             let read = self.0.async_io(tokio::io::Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut bytes)?));
             match tokio::time::timeout(secs(30), read).await.unwrap_or_else(|_| panic!("{text:?} in {shown:?}")) {
                 Ok(count) if count > 0 => seen.extend_from_slice(&bytes[..count]),

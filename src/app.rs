@@ -53,6 +53,8 @@ pub struct App {
     pub handlers: Handlers,
     /// cgroup set-up.
     pub cgroups: Cgroups,
+    /// Pods can have user namespaces.
+    pub has_user_namespaces: bool,
     /// The configuration, as merged.
     pub config: Arc<Config>,
 }
@@ -74,6 +76,12 @@ impl App {
             .map_err(failed("handlers"))?;
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
+        let launcher = Launcher { monitor_binary: config.paths.monitor_program(&own) };
+        let user_namespaces = launcher.probe_user_namespaces(&root.join("probe")).await;
+        if let Err(reason) = &user_namespaces {
+            tracing::warn!(reason, "pods cannot have user namespaces on this node");
+        }
+        let has_user_namespaces = user_namespaces.is_ok();
         let context = Context {
             boot_id: boot_id()?,
             cgroups: cgroups.clone(),
@@ -83,7 +91,8 @@ impl App {
             handlers: handlers.clone(),
             cdi: crate::cdi::Registry::new(config.cdi.enabled, config.cdi.dirs.clone()),
             seccomp: SeccompCompiler::new(state.join("seccomp")),
-            launcher: Launcher { monitor_binary: config.paths.monitor_program(&own) },
+            launcher,
+            user_namespaces,
             held_capabilities,
             limits: limits(&config, held_capabilities),
             root,
@@ -92,7 +101,7 @@ impl App {
         let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
         // Only now do all containers hold their layers again.
         images.collect_garbage();
-        Ok(Self { pods, images, network, handlers, cgroups, config })
+        Ok(Self { pods, images, network, handlers, cgroups, has_user_namespaces, config })
     }
 }
 
@@ -106,8 +115,7 @@ impl App {
         let handlers = handlers.into_iter().map(|handler| HandlerInfo {
             name: handler.name.clone(),
             recursive_read_only_mounts: handler.settings.recursive_read_only_mounts.unwrap_or(true),
-            // Pods with user namespaces are refused so far, whatever the handler could do.
-            user_namespaces: false,
+            user_namespaces: self.has_user_namespaces && handler.takes_user_namespaces(),
         });
         Services {
             pods: self.pods.clone(),
@@ -121,8 +129,7 @@ impl App {
             features: Features {
                 supplemental_groups_policy: true,
                 mount_options: true,
-                // Comes with user namespaces.
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: self.has_user_namespaces,
             },
             config: Arc::clone(&self.config),
         }

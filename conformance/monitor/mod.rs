@@ -70,6 +70,7 @@ fn watch(pid: i32) -> impl Future<Output = ()> {
 
 fn spec() -> PauseSpec {
     PauseSpec {
+        user_namespace: None,
         netns: None,
         new_ipc: true,
         new_pid: false,

@@ -423,6 +423,7 @@ fn a_failed_pause_says_why() {
     // The test's child has one thread, so that pause can be forked; it is refused before that.
     let mut pod = Pod::new();
     let spec = PauseSpec {
+        user_namespace: None,
         netns: Some("/none/such/netns".into()),
         new_ipc: true,
         new_pid: false,

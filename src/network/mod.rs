@@ -192,9 +192,24 @@ impl Network {
     /// Makes a network namespace with `lo` up, pinned at `path`, which must not exist while its folder must.
     /// Those of `sysctls` that are in the namespace's reach are set. On an error nothing is left.
     pub async fn create_netns(&self, path: &Path, sysctls: &BTreeMap<String, String>) -> Result<(), NetworkError> {
+        self.set_up_netns(path, sysctls, true).await
+    }
+
+    /// The same for a namespace that somebody else made and pinned there, but for the undo.
+    pub async fn prepare_netns(&self, path: &Path, sysctls: &BTreeMap<String, String>) -> Result<(), NetworkError> {
+        self.set_up_netns(path, sysctls, false).await
+    }
+
+    async fn set_up_netns(
+        &self,
+        path: &Path,
+        sysctls: &BTreeMap<String, String>,
+        create: bool,
+    ) -> Result<(), NetworkError> {
         let (path, sysctls) = (path.to_owned(), sysctls.clone());
         blocking(move || {
-            let made = netns::create(&path, || sysctl::apply_early(&sysctls).map_err(Creation::Sysctl));
+            let setup = || sysctl::apply_early(&sysctls).map_err(Creation::Sysctl);
+            let made = if create { netns::create(&path, setup) } else { netns::prepare(&path, setup) };
             made.map_err(|error| match error {
                 Creation::Sysctl(error) => error,
                 Creation::Io(source) => NetworkError::Io { what: "cannot make network namespace", path, source },

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -18,7 +19,7 @@ use super::record::PodRecord;
 use crate::cgroup;
 use crate::launch::monitor::{EventReceiver, Monitor};
 use crate::network::{Attach, Dirs};
-use crate::wire::{PauseSpec, Process};
+use crate::wire::{IdMaps, PauseSpec, Process};
 
 /// Uid and gid of pause, when nothing else is asked: nobody of the images' users.
 const PAUSE_ID: u32 = 65_535;
@@ -45,27 +46,49 @@ pub(super) async fn run(context: &Arc<Context>, record: &PodRecord) -> Result<Ma
         let (paths, config) = (paths.clone(), config.clone());
         blocking("files", move || files::make(&paths, &config))
     };
-    // The pause half waits for the namespace, not for the plugins that fill it.
+    // The pause half waits for the namespace, not for the plugins that fill it. In a user namespace it is the other
+    // way round: only a process in there can make a network namespace that belongs to it.
+    let owned = config.security.namespaces.user.is_some();
     let (ready, namespace) = watch::channel(false);
+    let (ready, namespace) = (Some(ready), Some(namespace));
+    let (network_side, pause_side) = match (own_network, owned) {
+        (false, _) => ((None, None), (None, None)),
+        (true, false) => ((ready, None), (None, namespace)),
+        (true, true) => ((None, namespace), (ready, None)),
+    };
     let paths = &paths;
-    // `ready` goes into it, so that whoever waits for it learns of a failure, too.
+    // The ends go into it, so that whoever waits for it learns of a failure, too.
     let network = async move {
         if !own_network {
             return Ok(Vec::new());
         }
-        context
-            .network
-            .create_netns(&paths.netns(), sysctls)
-            .await
-            .map_err(|error| PodError::of("network namespace", &error))?;
-        let _ = ready.send(true);
+        let netns = paths.netns();
+        let made = match network_side {
+            (ready, Some(made)) => {
+                drop(ready);
+                wait_for(made, "network").await?;
+                context.network.prepare_netns(&netns, sysctls).await
+            }
+            (ready, None) => {
+                let made = context.network.create_netns(&netns, sysctls).await;
+                if let (Some(ready), Ok(())) = (ready, &made) {
+                    let _ = ready.send(true);
+                }
+                made
+            }
+        };
+        made.map_err(|error| PodError::of("network namespace", &error))?;
         attach(context, record, paths, sysctls).await
     };
-    let (prepared, network, process) =
-        tokio::join!(prepared, network, processes(context, record, paths, own_network.then_some(namespace)));
+    let (prepared, network, process) = tokio::join!(prepared, network, processes(context, record, paths, pause_side));
     // Of several failures the first in this order is the cause, the others mostly its echo.
-    let ips = prepared.and(network)?;
-    let (pause, monitor, monitor_process, events) = process?;
+    let (ips, (pause, monitor, monitor_process, events)) = match owned {
+        false => (prepared.and(network)?, process?),
+        true => {
+            let process = prepared.and(process)?;
+            (network?, process)
+        }
+    };
     if own_network {
         let (paths, config, ips) = (paths.clone(), config.clone(), ips.clone());
         blocking("hosts", move || files::write_hosts(&paths, &config, &ips)).await?;
@@ -119,13 +142,22 @@ async fn attach(
     Ok(attachment.ips)
 }
 
+/// Waits for what the other half makes.
+async fn wait_for(mut made: watch::Receiver<bool>, who: &str) -> Result<(), PodError> {
+    match made.wait_for(|made| *made).await {
+        Ok(_) => Ok(()),
+        // The other half failed and tells why.
+        Err(_) => Err(PodError::failed(crate::types::ErrorKind::Aborted, format!("{who}: no network namespace"))),
+    }
+}
+
 type Processes = (Process, Monitor, Process, EventReceiver);
 
 async fn processes(
     context: &Context,
     record: &PodRecord,
     paths: &PodPaths,
-    namespace: Option<watch::Receiver<bool>>,
+    (made, namespace): (Option<watch::Sender<bool>>, Option<watch::Receiver<bool>>),
 ) -> Result<Processes, PodError> {
     let scope = context.cgroup_parent(&record.config.cgroup_parent)?.scope(record.id.as_str());
     // A scope's folders are systemd's to make.
@@ -137,25 +169,37 @@ async fn processes(
         Ok(made) => made.map_err(|error| PodError::of("cgroup", &error))?,
         Err(error) => return Err(PodError::failed(crate::types::ErrorKind::Internal, format!("cgroup: {error}"))),
     }
-    let own_network = namespace.is_some();
-    if let Some(mut namespace) = namespace
-        && namespace.wait_for(|ready| *ready).await.is_err()
-    {
-        // The network half failed and tells why.
-        return Err(PodError::failed(crate::types::ErrorKind::Aborted, "pause: no network namespace"));
+    if let Some(namespace) = namespace {
+        wait_for(namespace, "pause").await?;
     }
-    let spec = PauseSpec { scope, ..pause_spec(&record.config, paths, own_network, &record.cgroups) };
+    let spec = PauseSpec { scope, ..pause_spec(&record.config, paths, &record.cgroups)? };
     let pause = monitor.pause(spec).await.map_err(|error| PodError::of("pause", &error))?;
+    if let Some(made) = made {
+        let _ = made.send(true);
+    }
     let monitor_process =
         Process { pid: state.pid, start_time: crate::sys::process::start_time(state.pid).unwrap_or(0) };
     Ok((pause, monitor, monitor_process, events))
 }
 
-fn pause_spec(config: &PodConfig, paths: &PodPaths, own_network: bool, cgroups: &[std::path::PathBuf]) -> PauseSpec {
+fn pause_spec(config: &PodConfig, paths: &PodPaths, cgroups: &[PathBuf]) -> Result<PauseSpec, PodError> {
     let security = &config.security;
-    let id = |wanted: Option<i64>| wanted.and_then(|id| u32::try_from(id).ok()).unwrap_or(PAUSE_ID);
-    PauseSpec {
+    let own_network = security.namespaces.network != NamespaceMode::Node;
+    let maps = security.namespaces.user.as_ref().map(IdMaps::from);
+    let default = |map: fn(&IdMaps) -> &[(u32, u32, u32)]| match maps.as_ref().and_then(|maps| map(maps).first()) {
+        Some((first, _, length)) => PAUSE_ID.min(first + (length - 1)),
+        None => PAUSE_ID,
+    };
+    let id = |wanted: Option<i64>, default| wanted.and_then(|id| u32::try_from(id).ok()).unwrap_or(default);
+    let user =
+        (id(security.run_as_user, default(|maps| &maps.uids)), id(security.run_as_group, default(|maps| &maps.gids)));
+    let groups: Vec<u32> = security.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()).collect();
+    if let Some(maps) = &maps {
+        check_mapped(maps, user.0, user.1, &groups, "config.linux.security_context.run_as_user")?;
+    }
+    Ok(PauseSpec {
         netns: own_network.then(|| paths.netns()),
+        user_namespace: maps,
         new_ipc: security.namespaces.ipc != NamespaceMode::Node,
         new_pid: security.namespaces.pid == NamespaceMode::Pod,
         hostname: own_network.then(|| config.hostname.clone()),
@@ -163,9 +207,27 @@ fn pause_spec(config: &PodConfig, paths: &PodPaths, own_network: bool, cgroups: 
         sysctls: config.sysctls.clone().into_iter().filter(|(name, _)| !name.starts_with("net.")).collect(),
         cgroups: cgroups.to_vec(),
         scope: None,
-        user: (id(security.run_as_user), id(security.run_as_group)),
-        groups: security.supplemental_groups.iter().filter_map(|gid| u32::try_from(*gid).ok()).collect(),
+        user,
+        groups,
         bpf: None,
         oom_score_adj: PAUSE_OOM_SCORE,
-    }
+    })
+}
+
+/// Whether a process can have these ids in a user namespace.
+pub(super) fn check_mapped(
+    maps: &IdMaps,
+    uid: u32,
+    gid: u32,
+    groups: &[u32],
+    field: &'static str,
+) -> Result<(), PodError> {
+    let strange = groups.iter().copied().chain([gid]).find(|gid| maps.gid(*gid).is_none());
+    let (what, id) = match (maps.uid(uid), strange) {
+        (None, _) => ("user", uid),
+        (_, Some(gid)) => ("group", gid),
+        _ => return Ok(()),
+    };
+    let reason = format!("{what} {id} does not exist in the user namespace of the sandbox, which has {maps:?}");
+    Err(PodError::Invalid { field, value: id.to_string(), reason })
 }

@@ -86,7 +86,9 @@ impl Pods {
     /// # Errors
     /// `AlreadyExists` if the key is taken by a sandbox of another configuration or handler.
     pub async fn run(&self, config: PodConfig, handler: &str) -> Result<PodId, PodError> {
-        self.0.context.handlers.get(handler).map_err(|error| PodError::of("runtime_handler", &error))?;
+        let context = &self.0.context;
+        let known = context.handlers.get(handler).map_err(|error| PodError::of("runtime_handler", &error))?;
+        context.check_user_namespace(&config, known)?;
         let parent = self.0.context.cgroup_parent(&config.cgroup_parent)?;
         for _ in 0..JOIN_TRIES {
             // No await between the reservation and the driver: a caller that goes away at any moment

@@ -16,11 +16,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::pod::{IdMapping, UserNamespace};
 use crate::types::{ContainerId, ErrorKind, PodId};
 pub use streams::{AttachSpec, Ends, StreamedExec, Told};
 
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
 pub const VERSION: u32 = 1;
+
+/// A monitor with this argument and a folder's path only tries out whether pods can have user namespaces there.
+pub const PROBE_ARGUMENT: &str = "--probe-user-namespaces";
 
 /// What a failure's message begins with if an image volume cannot be mounted: clients look for it.
 pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
@@ -118,8 +122,12 @@ impl Request {
 /// The pod's own process and namespaces.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PauseSpec {
-    /// Bind-mounted network namespace to join; `None`: the host's.
+    /// Bind-mounted network namespace to join; `None`: the host's. With a user namespace it is made, owned by
+    /// that, and bind-mounted there, where nothing is yet.
     pub netns: Option<PathBuf>,
+    /// A new user namespace with these mappings, which owns all other new ones.
+    #[serde(default)]
+    pub user_namespace: Option<IdMaps>,
     /// A new IPC namespace (else the host's).
     pub new_ipc: bool,
     /// A new PID namespace with pause as its init (shared-PID pods).
@@ -284,6 +292,41 @@ pub struct IdMaps {
     pub uids: Vec<(u32, u32, u32)>,
     /// gids
     pub gids: Vec<(u32, u32, u32)>,
+}
+
+impl IdMaps {
+    /// The host's number of a user inside; `None`: he does not exist there.
+    pub fn uid(&self, inside: u32) -> Option<u32> {
+        on_host(&self.uids, inside)
+    }
+
+    /// The host's number of a group inside.
+    pub fn gid(&self, inside: u32) -> Option<u32> {
+        on_host(&self.gids, inside)
+    }
+
+    /// The host's numbers of root inside, which is always mapped.
+    pub fn root(&self) -> (u32, u32) {
+        (self.uid(0).unwrap_or(0), self.gid(0).unwrap_or(0))
+    }
+}
+
+fn on_host(maps: &[(u32, u32, u32)], inside: u32) -> Option<u32> {
+    maps.iter().find_map(|(first, host, length)| {
+        let offset = inside.checked_sub(*first).filter(|offset| offset < length)?;
+        host.checked_add(offset)
+    })
+}
+
+impl From<&UserNamespace> for IdMaps {
+    fn from(from: &UserNamespace) -> Self {
+        Self { uids: triples(&from.uids), gids: triples(&from.gids) }
+    }
+}
+
+/// Mappings in the order of [`IdMaps`].
+pub fn triples(from: &[IdMapping]) -> Vec<(u32, u32, u32)> {
+    from.iter().map(|map| (map.container_id, map.host_id, map.length)).collect()
 }
 
 /// Input and output of a container.

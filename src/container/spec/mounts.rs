@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::linux::id_mappings;
 use super::{Inputs, SpecError};
 use crate::container::edits::EditMount;
 use crate::types::container::{Mount, Propagation};
-use crate::wire::{ImageTree, StagedMount, StagedPropagation};
+use crate::wire::{IdMaps, ImageTree, StagedMount, StagedPropagation, triples};
 
 /// Mount options that a client may add to a bind mount (CRI 0.37, `Mount.mount_options`).
 const EXTRA_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
@@ -29,13 +30,14 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
 
     let mut staged = Vec::new();
     for (index, mount) in asked.iter().enumerate() {
-        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return Err(refuse(
-                "config.mounts.uidMappings",
-                mount,
-                "idmapped mounts are not available in this version",
-            ));
+        let pods = inputs.pod.security.namespaces.user.as_ref();
+        if pods.is_some() && mount.propagation == Propagation::Bidirectional {
+            let reason = "out of a user namespace no mount can reach the host";
+            return Err(refuse("config.mounts.propagation", mount, reason));
         }
+        let mapped = !mount.uid_mappings.is_empty();
+        let own_maps =
+            mapped.then(|| IdMaps { uids: triples(&mount.uid_mappings), gids: triples(&mount.gid_mappings) });
         if mount.recursive_read_only && (!mount.readonly || mount.propagation != Propagation::Private) {
             return Err(refuse("config.mounts.recursive_read_only", mount, "wants readonly and private propagation"));
         }
@@ -60,7 +62,8 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
                     Propagation::HostToContainer => StagedPropagation::Slave,
                     Propagation::Bidirectional => StagedPropagation::Shared,
                 },
-                idmap: None,
+                // Images belong to the users that they name inside, as the root file system does.
+                idmap: own_maps.or_else(|| pods.filter(|_| image.is_some()).map(IdMaps::from)),
                 image,
             });
             place
@@ -81,7 +84,13 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
             _ => "rw",
         });
         options.extend(mount.mount_options.iter().map(String::as_str));
-        list.push(json!({ "destination": mount.container_path, "type": "bind", "source": source, "options": options }));
+        let mut entry =
+            json!({ "destination": mount.container_path, "type": "bind", "source": source, "options": options });
+        if mapped && !stage {
+            entry["uidMappings"] = id_mappings(&mount.uid_mappings);
+            entry["gidMappings"] = id_mappings(&mount.gid_mappings);
+        }
+        list.push(entry);
     }
     for (index, mount) in inputs.edits.mounts.iter().enumerate() {
         list.retain(|known| known["destination"] != json!(mount.destination));

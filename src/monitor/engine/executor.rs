@@ -6,8 +6,8 @@
 //!
 //! 1. before init waits for its start, so that nobody who shares its PID namespace and may trace
 //!    others finds a process with more than the container has: the LSM label for the next execve, the
-//!    bounding set (needs CAP_SETPCAP), all capabilities but the container's (and CAP_SYS_ADMIN,
-//!    where step 3 needs it)
+//!    pod's user namespace, if it has one ([`super::users`]), the bounding set (needs CAP_SETPCAP),
+//!    all capabilities but the container's (and CAP_SYS_ADMIN, where step 3 needs it)
 //! 2. signals at their defaults
 //! 3. without no_new_privs: the seccomp filter (needs CAP_SYS_ADMIN), then the capability sets
 //!    with it: the capability sets, then the filter, so that the filter may forbid even those calls
@@ -28,6 +28,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use super::job::ALIVE;
 use super::listener::Listener;
 use super::spec::Program;
+use super::users::Joining;
 use super::{attempt, failure, passwd, rootfs};
 use crate::sys::{caps, exec, fork, mounts, seccomp};
 use crate::types::ErrorKind;
@@ -48,6 +49,7 @@ pub(super) struct Confined {
     path: String,
     cwd: std::path::PathBuf,
     init: Option<RawFd>,
+    user: Option<Rc<Joining>>,
     read_only: Option<&'static Path>,
     uid: u32,
     capabilities: Capabilities,
@@ -63,6 +65,9 @@ struct Label {
     /// Files under /proc/self/attr, the first that exists is used.
     files: &'static [&'static str],
     text: String,
+    /// A /proc of our own, from before any namespace was joined: the container's may be covered by anything, and in
+    /// a user namespace none can be had.
+    proc: Rc<OwnedFd>,
 }
 
 impl Confined {
@@ -85,11 +90,18 @@ impl Confined {
             }
         };
         let label = match (&confinement.selinux_label, &confinement.apparmor_profile) {
-            (Some(label), _) if !label.is_empty() => Some(Label { files: &["exec"], text: label.clone() }),
+            (Some(label), _) if !label.is_empty() => Some((&["exec"][..], label.clone())),
             (_, Some(profile)) if !profile.is_empty() => {
-                Some(Label { files: &["apparmor/exec", "exec"], text: format!("exec {profile}") })
+                Some((&["apparmor/exec", "exec"][..], format!("exec {profile}")))
             }
             _ => None,
+        };
+        let label = match label {
+            None => None,
+            Some((files, text)) => {
+                let proc = attempt(mounts::private_proc(), || "a private /proc".to_owned())?;
+                Some(Label { files, text, proc: Rc::new(proc) })
+            }
         };
         let path = program.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
         Ok(Self {
@@ -99,6 +111,7 @@ impl Confined {
             env: RefCell::new(c_strings(&program.env, "a variable of the environment")?),
             cwd: program.cwd,
             init: None,
+            user: None,
             read_only: None,
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
@@ -111,9 +124,9 @@ impl Confined {
     }
 
     /// For an init process: a missing working directory is made, and `result`, the helper's pipe, is
-    /// closed before init goes to wait for its start.
-    pub(super) fn for_init(self, result: RawFd) -> Self {
-        Self { init: Some(result), ..self }
+    /// closed before init goes to wait for its start; it joins the user namespace.
+    pub(super) fn for_init(self, result: RawFd, user: Option<Joining>) -> Self {
+        Self { init: Some(result), user: user.map(Rc::new), ..self }
     }
 
     /// Somebody decides on calls that the filter does not.
@@ -188,6 +201,9 @@ impl Confined {
         if let Some(label) = &self.label {
             apply_label(label).map_err(because("setting the security label"))?;
         }
+        if let Some(user) = &self.user {
+            user.join().map_err(because("joining the pod's user namespace"))?;
+        }
         caps::limit_bounding(self.capabilities.bounding).map_err(because("limiting the bounding set"))?;
         let filter = if self.filter.is_some() && !self.no_new_privs { caps::SYS_ADMIN } else { 0 };
         let interim = self.capabilities.permitted | filter;
@@ -248,7 +264,8 @@ impl Confined {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty())?;
         let folder = if self.init.is_some() {
-            rootfs::make_folder(&root, &self.cwd)?
+            let owner = self.user.as_ref().map_or((0, 0), |user| user.root());
+            rootfs::make_folder(&root, &self.cwd, owner)?
         } else {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             rustix::fs::openat2(&root, &self.cwd, flags, Mode::empty(), resolve)?
@@ -321,11 +338,13 @@ fn limited(wanted: Capabilities, own: u64) -> Capabilities {
     }
 }
 
-/// Written by way of a /proc of our own: the container's may be covered by anything.
 fn apply_label(label: &Label) -> io::Result<()> {
-    let proc = mounts::private_proc()?;
-    let myself =
-        rustix::fs::openat(&proc, "self/attr", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let myself = rustix::fs::openat(
+        &*label.proc,
+        "self/attr",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for file in label.files {
         match rustix::fs::openat(&myself, *file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {

@@ -30,12 +30,15 @@ mod layers;
 mod listener;
 mod oci;
 mod passwd;
+pub mod probe;
 mod resources;
 mod rootfs;
 mod spec;
 mod stdio;
+mod targets;
 #[cfg(test)]
 mod tests;
+mod users;
 mod youki;
 
 use std::os::fd::OwnedFd;

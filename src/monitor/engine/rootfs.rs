@@ -9,11 +9,12 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::thread::UnshareFlags;
 
 use super::layers::Mounter;
+use super::targets::{self, Target};
 use super::{attempt, failure};
 use crate::sys::fork;
 use crate::sys::mounts::{self, Propagation};
 use crate::types::ErrorKind;
-use crate::wire::{CreateSpec, Failure, Rootfs, StagedMount, StagedPropagation};
+use crate::wire::{CreateSpec, Failure, IdMaps, Rootfs, StagedMount, StagedPropagation};
 
 /// As many links in a row as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -21,7 +22,7 @@ const MAX_LINKS: usize = 40;
 const SCRATCH: &str = "layers";
 
 /// Enters a mount namespace and mounts there all that `spec` names.
-pub(super) fn prepare(spec: &CreateSpec) -> Result<(), Failure> {
+pub(super) fn prepare(spec: &CreateSpec, targets: &[Target]) -> Result<(), Failure> {
     attempt(fork::unshare(UnshareFlags::NEWNS), || "a private mount namespace".to_owned())?;
     // Copies of shared mounts are taken while they still are the host's peers; cutting the ties of
     // all that is attached does not reach them.
@@ -40,11 +41,13 @@ pub(super) fn prepare(spec: &CreateSpec) -> Result<(), Failure> {
             mounter.mount_image(mount, image)?;
         }
     }
-    make_folders(spec)
+    let owner = spec.rootfs.idmap.as_ref().map_or((0, 0), IdMaps::root);
+    make_folders(spec, owner)?;
+    targets::make(targets, spec, owner)
 }
 
 /// While the root file system is still empty of mounts, and can be written.
-fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
+fn make_folders(spec: &CreateSpec, owner: (u32, u32)) -> Result<(), Failure> {
     if spec.folders.is_empty() || spec.rootfs.upper.is_none() {
         return Ok(());
     }
@@ -52,7 +55,7 @@ fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
     let mountpoint = &spec.rootfs.mountpoint;
     let root = attempt(rustix::fs::open(mountpoint, flags, Mode::empty()), || format!("opening {mountpoint:?}"))?;
     for path in &spec.folders {
-        make_folder(&root, path).map_err(|error| {
+        make_folder(&root, path, owner).map_err(|error| {
             let kind = match error.kind() {
                 std::io::ErrorKind::NotADirectory => ErrorKind::InvalidArgument,
                 std::io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
@@ -92,13 +95,13 @@ fn stage(mount: &StagedMount, tree: OwnedFd, mounter: &Mounter) -> Result<(), Fa
 }
 
 /// Makes the folder `path` under `root`, which is taken for `/` in links and in `..`, where it does
-/// not exist; links that lead where nothing is yet are followed, too. Links into other processes'
+/// not exist, for `owner` (uid and gid as the host numbers them); links that lead where nothing is yet are followed, too. Links into other processes'
 /// descriptors (/proc/N/fd) are refused: those left the root.
-pub(super) fn make_folder(root: &OwnedFd, path: &Path) -> std::io::Result<OwnedFd> {
-    make_by_links(root, path, MAX_LINKS)
+pub(super) fn make_folder(root: &OwnedFd, path: &Path, owner: (u32, u32)) -> std::io::Result<OwnedFd> {
+    make_by_links(root, path, owner, MAX_LINKS)
 }
 
-fn make_by_links(root: &OwnedFd, path: &Path, links: usize) -> std::io::Result<OwnedFd> {
+fn make_by_links(root: &OwnedFd, path: &Path, owner: (u32, u32), links: usize) -> std::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| {
         let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
@@ -119,13 +122,13 @@ fn make_by_links(root: &OwnedFd, path: &Path, links: usize) -> std::io::Result<O
                         let link = rustix::fs::readlinkat(&parent, part.as_os_str(), Vec::new())?;
                         let folder = so_far.parent().unwrap_or(Path::new("/"));
                         let target = folder.join(std::ffi::OsStr::from_bytes(link.as_bytes()));
-                        parent = make_by_links(root, &target, links - 1)?;
+                        parent = make_by_links(root, &target, owner, links - 1)?;
                         continue;
                     }
                     made => made?,
                 }
                 // Root's, although the caller may be the container's user by now.
-                let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+                let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
                 rustix::fs::chownat(&parent, part.as_os_str(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
                 open(&so_far)?
             }
@@ -146,17 +149,17 @@ mod tests {
         std::os::unix::fs::symlink("/target", folder.path().join("link")).unwrap();
         std::fs::create_dir(folder.path().join("target")).unwrap();
         for path in ["/a/b/c", "/link/d", "/../../e", "/a/../f/g", "/"] {
-            make_folder(&root, Path::new(path)).unwrap();
+            make_folder(&root, Path::new(path), (0, 0)).unwrap();
         }
         std::os::unix::fs::symlink("../../../new/one", folder.path().join("dangling")).unwrap();
         std::os::unix::fs::symlink("loop", folder.path().join("loop")).unwrap();
-        make_folder(&root, Path::new("/dangling/x")).unwrap();
-        assert!(make_folder(&root, Path::new("/loop/x")).is_err());
+        make_folder(&root, Path::new("/dangling/x"), (0, 0)).unwrap();
+        assert!(make_folder(&root, Path::new("/loop/x"), (0, 0)).is_err());
         for made in ["a/b/c", "target/d", "e", "f/g", "new/one/x"] {
             assert!(folder.path().join(made).is_dir(), "{made}");
         }
         let own = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let leak = std::os::fd::AsRawFd::as_raw_fd(&root);
-        assert!(make_folder(&own, Path::new(&format!("/proc/self/fd/{leak}"))).is_err());
+        assert!(make_folder(&own, Path::new(&format!("/proc/self/fd/{leak}")), (0, 0)).is_err());
     }
 }

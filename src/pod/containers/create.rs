@@ -19,6 +19,7 @@ use crate::launch::monitor::{LaunchError, Monitor};
 use crate::launch::seccomp;
 use crate::pod::PodError;
 use crate::pod::context::{Context, blocking};
+use crate::pod::create::check_mapped;
 use crate::pod::files::{PodPaths, private_folder};
 use crate::pod::lsm;
 use crate::pod::record::PodRecord;
@@ -26,7 +27,7 @@ use crate::pod::teardown::empty;
 use crate::types::container::{ContainerConfig, Mount};
 use crate::types::pod::{NamespaceMode, Profile};
 use crate::types::{ErrorKind, HasKind, Signal};
-use crate::wire::{Confinement, CreateSpec, Engine, IMAGE_VOLUME_FAILED, Notify, Process, Rootfs, StdioSpec};
+use crate::wire::{Confinement, CreateSpec, Engine, IMAGE_VOLUME_FAILED, IdMaps, Notify, Process, Rootfs, StdioSpec};
 
 /// All that making a container needs to know of its pod.
 pub(crate) struct Request {
@@ -103,6 +104,11 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     let lower = context.snapshots.lower_dirs(&image.layers);
     let user = find_user(&record.config, &image, &lower)?;
     record.user = user.user.clone();
+    let maps = pod.config.security.namespaces.user.as_ref().map(IdMaps::from);
+    if let Some(maps) = &maps {
+        let (who, field) = (&record.user, "config.linux.security_context.run_as_user");
+        check_mapped(maps, who.uid, who.gid, &who.groups, field)?;
+    }
 
     let handler = context.handlers.get(&pod.handler).map_err(|error| PodError::of("handler", &error))?;
     let built_in = handler.settings.kind == Kind::Youki;
@@ -162,7 +168,11 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     for folder in [&data.join("work"), &rootfs] {
         private_folder(folder).map_err(io)?;
     }
-    context.snapshots.create_upper(&image.layers, &data.join("upper")).map_err(io)?;
+    let shift = |uid, gid| match &maps {
+        None => (uid, gid),
+        Some(maps) => (maps.uid(uid).unwrap_or(maps.root().0), maps.gid(gid).unwrap_or(maps.root().1)),
+    };
+    context.snapshots.create_upper(&image.layers, &data.join("upper"), shift).map_err(io)?;
     for mount in made.staged.iter().filter(|mount| mount.image.is_none()) {
         place(&staging, &mount.source, &mount.staged).map_err(io)?;
     }
@@ -182,7 +192,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         container: record.id.clone(),
         engine: engine(&context, handler, &paths)?,
         bundle,
-        rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs, idmap: None },
+        rootfs: Rootfs { lower, upper: Some((data.join("upper"), data.join("work"))), mountpoint: rootfs, idmap: maps },
         mounts: made.staged,
         folders,
         confinement,

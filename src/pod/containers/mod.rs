@@ -83,6 +83,14 @@ impl Driver {
         if let Some(asked) = &config.resources {
             self.context.check_limits(asked)?;
         }
+        let (asked, own) = (&config.security.namespaces.user, &self.record.config.security.namespaces.user);
+        if asked.is_some() && asked != own {
+            return Err(PodError::Invalid {
+                field: "config.linux.security_context.namespace_options.userns_options",
+                value: format!("{asked:?}"),
+                reason: format!("containers are in the user namespace of their sandbox, which is {own:?}"),
+            });
+        }
         let image = self
             .context
             .images
