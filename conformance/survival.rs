@@ -39,13 +39,13 @@ async fn containers_and_logs_go_on_without_the_daemon() {
     )
     .await;
     let ended = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300) * slowness()).await;
 
     node.start_daemon().await;
     let status = node.status(&short).await;
     assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 42));
     assert!(
-        (status.finished_at - ended).abs() < 250_000_000,
+        (status.finished_at - ended).abs() < 250_000_000 * i64::from(slowness()),
         "the end is told as of when it was: {} {ended}",
         status.finished_at
     );
