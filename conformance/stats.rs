@@ -150,7 +150,7 @@ async fn a_sandboxs_numbers_are_its_cgroups_and_its_interfaces() {
     let processes = linux.process.unwrap().process_count.unwrap().value;
     assert_eq!(processes, 3);
     let shown: Vec<_> = linux.containers.iter().map(|it| it.attributes.clone().unwrap().id).collect();
-    assert_eq!(shown, [ctr.id.clone()]);
+    assert_eq!(shown, std::slice::from_ref(&ctr.id));
     let root = if cgroups::is_v2() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" };
     let folder = format!("{root}/{}", node.cgroup_parent().trim_start_matches('/'));
     let file = if cgroups::is_v2() { "memory.current" } else { "memory.usage_in_bytes" };

@@ -37,11 +37,7 @@ pub(super) struct Offer<P: 'static> {
 }
 
 /// Chooses, or gives the answer that refuses.
-pub(super) fn upgrade<P: Copy>(
-    method: &Method,
-    headers: &HeaderMap,
-    offer: &Offer<P>,
-) -> Result<Upgrade<P>, Response<String>> {
+pub(super) fn upgrade<P: Copy>(method: &Method, headers: &HeaderMap, offer: &Offer<P>) -> Result<Upgrade<P>, Refused> {
     if !named(headers, &CONNECTION).any(|name| name.eq_ignore_ascii_case("upgrade")) {
         return Err(refusal(StatusCode::BAD_REQUEST, "want an upgrade of the connection to SPDY/3.1 or websocket"));
     }
@@ -56,15 +52,18 @@ pub(super) fn upgrade<P: Copy>(
 }
 
 /// An answer that ends the connection.
-pub(super) fn refusal(status: StatusCode, text: &str) -> Response<String> {
+pub(super) type Refused = Box<Response<String>>;
+
+/// Makes one.
+pub(super) fn refusal(status: StatusCode, text: &str) -> Refused {
     let mut answer = Response::new(format!("{text}\n"));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    answer
+    Box::new(answer)
 }
 
-fn spdy<P: Copy>(headers: &HeaderMap, offer: &Offer<P>) -> Result<Upgrade<P>, Response<String>> {
+fn spdy<P: Copy>(headers: &HeaderMap, offer: &Offer<P>) -> Result<Upgrade<P>, Refused> {
     let mut answer = switching("SPDY/3.1");
     if !headers.contains_key(&STREAM_PROTOCOL) {
         return Ok(Upgrade { protocol: offer.spdy_unnamed, answer });
@@ -81,7 +80,7 @@ fn spdy<P: Copy>(headers: &HeaderMap, offer: &Offer<P>) -> Result<Upgrade<P>, Re
     Ok(Upgrade { protocol, answer })
 }
 
-fn websocket<P: Copy>(method: &Method, headers: &HeaderMap, offer: &Offer<P>) -> Result<Upgrade<P>, Response<String>> {
+fn websocket<P: Copy>(method: &Method, headers: &HeaderMap, offer: &Offer<P>) -> Result<Upgrade<P>, Refused> {
     if method != Method::GET {
         return Err(refusal(StatusCode::BAD_REQUEST, "a websocket begins with GET"));
     }
@@ -154,7 +153,7 @@ mod tests {
         websocket_unnamed: Some(0),
     };
 
-    fn ask(method: &str, lines: &[(&str, &str)]) -> Result<Upgrade<u8>, Response<String>> {
+    fn ask(method: &str, lines: &[(&str, &str)]) -> Result<Upgrade<u8>, Refused> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());

@@ -238,7 +238,7 @@ async fn http(shared: Arc<Shared>, io: impl AsyncRead + AsyncWrite + Send + Unpi
 
 /// Answers a request; if it fits, its connection becomes a session. The path holds the token: it is never logged.
 fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, upgrade: OnUpgrade, hangup: &Hangup) -> Response<String> {
-    let unknown = || refusal(StatusCode::NOT_FOUND, "no such session");
+    let unknown = || *refusal(StatusCode::NOT_FOUND, "no such session");
     let Some((verb, token)) = Verb::of_path(request.uri().path()) else { return unknown() };
     if !shared.streaming.tokens.is_good(token, |grant| grant.verb == verb) {
         return unknown();
@@ -246,7 +246,7 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, upgrade: OnUpgrade,
     if ![Method::GET, Method::POST].contains(request.method()) {
         let mut refused = refusal(StatusCode::METHOD_NOT_ALLOWED, "want GET or POST");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
-        return refused;
+        return *refused;
     }
     // A client that asks for what is not there may ask again: only a session uses the token up.
     let begun = match verb {
@@ -264,15 +264,15 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, upgrade: OnUpgrade,
     };
     let (spoken, switching) = match begun {
         Ok(begun) => begun,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let more = match portforward::ports_of_query(request.uri().query().unwrap_or_default()) {
         Ok(ports) => ports,
-        Err(reason) => return refusal(StatusCode::BAD_REQUEST, &reason),
+        Err(reason) => return *refusal(StatusCode::BAD_REQUEST, &reason),
     };
     let Ok(permit) = Arc::clone(&shared.sessions).try_acquire_owned() else {
         warn!(limit = shared.settings.max_sessions, "streaming session refused: too many");
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "too many streaming sessions");
+        return *refusal(StatusCode::SERVICE_UNAVAILABLE, "too many streaming sessions");
     };
     let Some(mut grant) = shared.streaming.tokens.take(token, |grant| grant.verb == verb) else { return unknown() };
     if let Work::Ports { ports, .. } = &mut grant.work {
@@ -280,7 +280,7 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, upgrade: OnUpgrade,
             *ports = more;
         }
         if matches!(spoken, Spoken::Ports(protocol) if protocol.wants_ports()) && ports.is_empty() {
-            return refusal(StatusCode::BAD_REQUEST, "want ports, in the request to the CRI or as port= in the URL");
+            return *refusal(StatusCode::BAD_REQUEST, "want ports, in the request to the CRI or as port= in the URL");
         }
     }
     let around = surroundings(shared, hangup.clone());
