@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CONFORMANCE := $(TARGET)/conformance
 SCRIPTS := $(shell git ls-files '*.sh' .ci/run conformance/node/node-vm 2>/dev/null)
 
-.PHONY: help build demo test lint fmt unit conformance test-node bench images install setup clean
+.PHONY: help build demo test lint fmt unit conformance test-node fuzz bench images install setup clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,9 @@ fmt: ## format the sources
 
 unit: ## the tests beside the code
 	cargo nextest run --locked --lib --bins --test cri-bench
+
+fuzz: ## fuzz the parsers of outside bytes, FUZZ_SECONDS (60) each
+	fuzz/run.sh
 
 images: ## build the test images
 	@conformance/images/make-images.sh

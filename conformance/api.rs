@@ -31,9 +31,9 @@ async fn status_tells_conditions_handlers_and_features() {
     let default = answer.runtime_handlers.iter().find(|handler| handler.name.is_empty()).unwrap();
     assert!(answer.runtime_handlers.iter().any(|handler| handler.name == "youki"), "{:?}", answer.runtime_handlers);
     let features = answer.features.unwrap();
-    assert!(features.supplemental_groups_policy && features.mount_options && !features.user_namespaces_host_network);
+    assert!(features.supplemental_groups_policy && features.mount_options && features.user_namespaces_host_network);
     let default = default.features.unwrap();
-    assert!(default.recursive_read_only_mounts && !default.user_namespaces);
+    assert!(default.recursive_read_only_mounts && default.user_namespaces);
     let config: serde_json::Value = serde_json::from_str(&answer.info["config"]).unwrap();
     assert_eq!(config["stateDir"], node.dir().join("state").to_str().unwrap());
     node.finish().await;

@@ -12,7 +12,7 @@ use podwright::proto::*;
 use serde_json::{Value, json};
 
 use crate::harness::config::{Cni, install_cni};
-use crate::harness::{Ctr, Node, Pod, Setup, cni, eventually, host, secs};
+use crate::harness::{Ctr, Node, Pod, Setup, cni, eventually, host, secs, slowness};
 
 /// splitmix64: good enough to choose moments.
 struct Dice(u64);
@@ -34,10 +34,10 @@ impl Dice {
         (z ^ (z >> 31)) % bound
     }
 
-    /// Early moments are the more interesting ones.
+    /// Up to `longest` milliseconds, more on a slow machine. Early moments are the more interesting ones.
     fn moment(&mut self, longest: u64) -> Duration {
         let bound = self.below(longest * 1000) + 1;
-        Duration::from_micros(self.below(bound))
+        Duration::from_micros(self.below(bound)) * slowness()
     }
 }
 

@@ -15,7 +15,7 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 /// A node with a handler of this name beside the built-in one, or `None` if its runtime is not installed.
-async fn node_with(name: &str) -> Option<Node> {
+pub async fn node_with(name: &str) -> Option<Node> {
     let handlers = if name == "youki" {
         Vec::new()
     } else {
@@ -48,7 +48,8 @@ fn network(handler: &str, text: String) -> String {
     text.replace("\"--overlay2=none\"", "\"--overlay2=none\", \"--network=host\"")
 }
 
-async fn up(node: &Node, handler: &str, name: &str) -> Pod {
+/// A pod with a handler.
+pub async fn up(node: &Node, handler: &str, name: &str) -> Pod {
     let pod = node
         .run_pod(node.pod(name), handler)
         .await

@@ -363,8 +363,12 @@ async fn status_and_gc_of_cni_1_1() {
     cni::script(node.dir(), "modern", &body);
     fs::write(&down, "").unwrap();
     node.start_daemon().await;
-    let condition = network_condition(&node).await;
-    assert!(!condition.status && condition.message.contains("not yet"), "{condition:?}");
+    eventually(secs(15), "the plugin's answer to STATUS", async || {
+        let condition = network_condition(&node).await;
+        assert!(!condition.status, "{condition:?}");
+        if condition.message.contains("not yet") { Ok(()) } else { Err(condition.message) }
+    })
+    .await;
     fs::remove_file(&down).unwrap();
     eventually(secs(15), "NetworkReady", async || {
         let condition = network_condition(&node).await;

@@ -1,4 +1,24 @@
-//! What holds a container in: capabilities, seccomp, paths, mounts.
+//! What holds a container in: capabilities, seccomp, paths, mounts. The attacks that other runtimes fell to are below
+//! (checkpoint archives: not read by anything yet):
+//!
+//! | attack | known as | tests |
+//! |---|---|---|
+//! | the host's binary overwritten | CVE-2019-5736 | `the_runtime_s_own_program_cannot_be_written` |
+//! | leaked descriptors and working folders | CVE-2024-21626 | `containers::a_working_directory_in_proc_leads_nowhere`, `containers::` descriptors |
+//! | abstract sockets | CVE-2020-15257 | `sandbox::no_abstract_sockets` |
+//! | mount and link races | CVE-2021-30465, 2025-31133, 2025-52565, 2025-52881, 2025-62161, 2025-62596 | `races` |
+//! | paths in images | CVE-2022-23648, 2024-5154 | `identity`, `bad_images::hostile_layers`, `mounts_through_symlinks_of_the_image_stay_inside` |
+//! | users out of bounds | CVE-2024-40635, 2026-46680 | `identity::users_beyond_the_bounds` |
+//! | lines smuggled into passwd | CVE-2022-4318, 2026-15809 | `identity::lines_that_are_smuggled_in` |
+//! | sysctls and systemd properties | CVE-2022-0811, 2024-3154 | `identity::sysctls_that_carry_others`, `identity::labels_and_annotations_are_no_orders` |
+//! | labels of images as orders | CVE-2026-53488 | `identity::labels_and_annotations_are_no_orders` |
+//! | exhaustion | CVE-2022-31030, 2022-1708, 2025-64329, 2026-47262, 2025-58183 | `exhaustion`, `layers::sparse_files`, `bad_images` |
+//! | permissions | CVE-2024-25621 | `exhaustion::other_users_find_nothing` |
+//! | manifests that are two things | CVE-2021-41190 | `bad_images::manifests_that_are_wrong` |
+
+mod exhaustion;
+mod identity;
+mod races;
 
 use std::fs;
 

@@ -6,7 +6,7 @@ use podwright::proto::*;
 
 use crate::harness::config::Cni;
 use crate::harness::cri::Cri;
-use crate::harness::{Node, Pod, Setup, cni, eventually, host, logs, secs};
+use crate::harness::{Node, Pod, Setup, cni, eventually, host, logs, secs, slowness};
 
 const TICKER: &str = "trap 'exit 0' TERM; i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.02; done";
 
@@ -39,13 +39,13 @@ async fn containers_and_logs_go_on_without_the_daemon() {
     )
     .await;
     let ended = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300) * slowness()).await;
 
     node.start_daemon().await;
     let status = node.status(&short).await;
     assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 42));
     assert!(
-        (status.finished_at - ended).abs() < 250_000_000,
+        (status.finished_at - ended).abs() < 250_000_000 * i64::from(slowness()),
         "the end is told as of when it was: {} {ended}",
         status.finished_at
     );
@@ -259,13 +259,14 @@ async fn killed_while_an_image_is_pulled() {
     node.finish().await;
 }
 
-/// Starts a call, kills the daemon a moment later, and starts a new one.
+/// Starts a call, kills the daemon a moment later (stretched on a slow machine, where the call takes longer), and
+/// starts a new one.
 async fn kill_during<F>(node: &mut Node, moment: Duration, call: F)
 where
     F: FnOnce(Cri, &Node) -> tokio::task::JoinHandle<Result<(), tonic::Status>>,
 {
     let call = call(node.cri().clone(), node);
-    tokio::time::sleep(moment).await;
+    tokio::time::sleep(moment * slowness()).await;
     node.kill9();
     // The call is answered, if only by the connection's end.
     let _ = tokio::time::timeout(secs(10), call).await.expect("the call ends with its daemon");

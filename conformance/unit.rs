@@ -67,6 +67,8 @@ async fn pods_outlive_every_end_of_the_service() {
     // It is of type notify: this returns once the daemon has said that it is ready.
     service.control("start");
     node.version().await.expect("Version");
+    let kept = ["KillMode", "OOMPolicy", "Delegate", "Restart"].map(|name| service.property(name));
+    assert_eq!(kept, ["process", "continue", "yes", "always"]);
     node.pull(crate::harness::BUSYBOX).await;
     let pod = node.up(node.pod("service")).await;
     let ctr = node.launch(&pod, node.sleeper("c")).await;

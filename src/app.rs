@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cgroup::{Cgroups, Driver};
-use crate::config::{CgroupDriver, Config, UnsetProfile};
+use crate::config::{CgroupDriver, Config, ExpediteRcu, UnsetProfile};
 use crate::cri::{Features, HandlerInfo, Services};
 use crate::image::{self, Images};
 use crate::launch::handlers::Handlers;
@@ -14,6 +14,7 @@ use crate::launch::seccomp::SeccompCompiler;
 use crate::network::{self, Network};
 use crate::pod::{Context, Limits, Lsm, LsmSettings, Pods};
 use crate::snapshot::Snapshots;
+use crate::streaming::{self, Streaming};
 use crate::types::{ErrorKind, HasKind, chain};
 
 /// The daemon cannot be put together.
@@ -54,6 +55,8 @@ pub struct App {
     pub cgroups: Cgroups,
     /// Security modules of the kernel.
     pub lsm: Arc<Lsm>,
+    /// Pods can have user namespaces.
+    pub has_user_namespaces: bool,
     /// The configuration, as merged.
     pub config: Arc<Config>,
 }
@@ -75,6 +78,12 @@ impl App {
             .map_err(failed("handlers"))?;
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
+        let launcher = Launcher { monitor_binary: config.paths.monitor_program(&own) };
+        let user_namespaces = launcher.probe_user_namespaces(&root.join("probe")).await;
+        if let Err(reason) = &user_namespaces {
+            tracing::warn!(reason, "pods cannot have user namespaces on this node");
+        }
+        let has_user_namespaces = user_namespaces.is_ok();
         let lsm = Arc::new(Lsm::start(&lsm_settings(&config), &state).await);
         let context = Context {
             lsm: lsm.clone(),
@@ -84,8 +93,10 @@ impl App {
             images: images.clone(),
             network: network.clone(),
             handlers: handlers.clone(),
+            cdi: crate::cdi::Registry::new(config.cdi.enabled, config.cdi.dirs.clone()),
             seccomp: SeccompCompiler::new(state.join("seccomp")),
-            launcher: Launcher { monitor_binary: config.paths.monitor_program(&own) },
+            launcher,
+            user_namespaces,
             held_capabilities,
             limits: limits(&config, held_capabilities),
             root,
@@ -94,21 +105,21 @@ impl App {
         let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
         // Only now do all containers hold their layers again.
         images.collect_garbage();
-        Ok(Self { pods, images, network, handlers, cgroups, lsm, config })
+        Ok(Self { pods, images, network, handlers, cgroups, lsm, has_user_namespaces, config })
     }
 }
 
 impl App {
-    /// What the gRPC door needs.
-    pub fn services(&self) -> Services {
+    /// What the gRPC door needs. `streaming` gives out the URLs of a server that was made with
+    /// [`App::streaming_settings`].
+    pub fn services(&self, streaming: Streaming) -> Services {
         let default = self.handlers.default_name();
         let mut handlers: Vec<_> = self.handlers.iter().collect();
         handlers.sort_by_key(|handler| (handler.name != default, &handler.name));
         let handlers = handlers.into_iter().map(|handler| HandlerInfo {
             name: handler.name.clone(),
             recursive_read_only_mounts: handler.settings.recursive_read_only_mounts.unwrap_or(true),
-            // Pods with user namespaces are refused so far, whatever the handler could do.
-            user_namespaces: false,
+            user_namespaces: self.has_user_namespaces && handler.takes_user_namespaces(),
         });
         Services {
             pods: self.pods.clone(),
@@ -118,14 +129,31 @@ impl App {
             cgroups: self.cgroups.clone(),
             stats: Arc::default(),
             lsm: self.lsm.clone(),
+            streaming,
             systemd_cgroup: self.cgroups.driver == Driver::Systemd,
             features: Features {
                 supplemental_groups_policy: true,
                 mount_options: true,
-                // Comes with user namespaces.
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: self.has_user_namespaces,
             },
             config: Arc::clone(&self.config),
+        }
+    }
+}
+
+impl App {
+    /// How the streaming server is to be.
+    pub fn streaming_settings(&self) -> streaming::Settings {
+        let config = &self.config.streaming;
+        let tls = (config.tls_cert_file.clone(), config.tls_key_file.clone());
+        streaming::Settings {
+            address: config.address,
+            // Both or none: the configuration was validated.
+            tls: Some(tls).filter(|(certificate, _)| !certificate.as_os_str().is_empty()),
+            idle_timeout: config.idle_timeout,
+            creation_timeout: config.creation_timeout,
+            drain: self.config.runtime.exec_drain,
+            max_sessions: config.max_sessions,
         }
     }
 }
@@ -145,6 +173,8 @@ pub fn network_settings(config: &Config) -> network::Settings {
         conf_dir: config.network.conf_dir.clone(),
         bin_dirs: config.network.bin_dirs.clone(),
         plugin_timeout: config.network.plugin_timeout,
+        expedite: config.network.expedite_rcu == ExpediteRcu::Auto,
+        expedited: config.paths.state.join("rcu-expedited"),
         ..network::Settings::default()
     }
 }
@@ -172,6 +202,9 @@ fn limits(config: &Config, held: u64) -> Limits {
         seccomp_when_unset: config.seccomp.unset == UnsetProfile::RuntimeDefault,
         nofile: (config.container.nofile_soft.min(hard), hard),
         pids: config.container.pids_limit,
+        unprivileged_ports: config.network.unprivileged_ports,
+        unprivileged_icmp: config.network.unprivileged_icmp,
+        owned_devices: config.container.device_ownership_from_security_context,
     }
 }
 

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 pub use merge::{Source, parse};
 pub use schema::{
-    Cgroup, CgroupDriver, Config, Container, Image, Log, LogFormat, Network, Paths, Runtime, Seccomp, Server,
-    UnsetProfile,
+    Cgroup, CgroupDriver, Config, Container, ExpediteRcu, Image, Log, LogFormat, Network, Paths, Runtime, Seccomp,
+    Server, Streaming, UnsetProfile,
 };
 
 use crate::types::{ErrorKind, HasKind};

@@ -5,6 +5,7 @@
 //! module imports from below only: `tidy.rs` holds the order, and checks it.
 
 pub mod app;
+pub mod cdi;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod proto;
 pub mod snapshot;
 pub mod stats;
 pub mod store;
+pub mod streaming;
 pub mod sys;
 #[cfg(test)]
 mod tidy;

@@ -65,6 +65,11 @@ pub fn remove(mut folders: Vec<PathBuf>) {
 
 /// The content of a cgroup file of a process, `file` given by its v2 name or its v1 controller and name.
 pub fn read(pid: i32, v2: &str, v1: (&str, &str)) -> String {
+    try_read(pid, v2, v1).unwrap_or_else(|| panic!("no file {v2} ({v1:?}) in the cgroup of {pid}"))
+}
+
+/// The same; `None` where the machine has no such file.
+pub fn try_read(pid: i32, v2: &str, v1: (&str, &str)) -> Option<String> {
     let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the process's cgroups");
     let line = |controller: &str| {
         table.lines().find_map(|line| {
@@ -76,7 +81,7 @@ pub fn read(pid: i32, v2: &str, v1: (&str, &str)) -> String {
     let path = if is_v2() {
         format!("/sys/fs/cgroup{}/{v2}", line("").expect("a v2 cgroup"))
     } else {
-        format!("/sys/fs/cgroup/{}{}/{}", v1.0, line(v1.0).expect("a v1 cgroup"), v1.1)
+        format!("/sys/fs/cgroup/{}{}/{}", v1.0, line(v1.0)?, v1.1)
     };
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
 }

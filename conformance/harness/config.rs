@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{cgroups, cni};
+use super::{cgroups, cni, secs};
 
 /// How a test wants its node.
 #[derive(Debug, Clone)]
@@ -91,13 +91,15 @@ impl Setup {
         let dir = dir.display();
         let driver = self.driver;
         let monitor = std::env::var("PODWRIGHT_MONITOR_BIN").unwrap_or_default();
+        let plugin_timeout = secs(10).as_secs();
         format!(
             "[server]\naddress = \"{dir}/cri.sock\"\n\
              [paths]\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\nmonitor = {monitor:?}\n\
              [log]\nlevel = \"debug\"\nformat = \"text\"\n\
              [cgroup]\ndriver = \"{driver}\"\n\
              [runtime]\nhandlers_dir = \"{dir}/handlers\"\n\
-             [network]\nconf_dir = \"{dir}/cni/net.d\"\nbin_dirs = {plugins:?}\nplugin_timeout = \"10s\"\n\
+             [network]\nconf_dir = \"{dir}/cni/net.d\"\nbin_dirs = {plugins:?}\nplugin_timeout = \"{plugin_timeout}s\"\n\
+             expedite_rcu = \"never\"\n\
              [image]\nregistry_config_dir = \"{dir}/certs.d\"\n"
         )
     }

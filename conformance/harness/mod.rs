@@ -18,4 +18,4 @@ pub mod wait;
 pub use config::Setup;
 pub use node::{Ctr, Node, Pod};
 pub use specs::{BUSYBOX, HTTPD, args};
-pub use wait::{eventually, secs};
+pub use wait::{eventually, secs, slowness};

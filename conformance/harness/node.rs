@@ -288,6 +288,14 @@ impl Node {
         self.try_status(&ctr.id).await.unwrap_or_else(|status| panic!("ContainerStatus: {status}"))
     }
 
+    /// Host pid of a container's first process.
+    pub async fn pid_of(&self, ctr: &Ctr) -> i32 {
+        let request = ContainerStatusRequest { container_id: ctr.id.clone(), verbose: true };
+        let info = self.cri.runtime().container_status(request).await.expect("ContainerStatus").into_inner().info;
+        let info: serde_json::Value = serde_json::from_str(&info["info"]).expect("info in JSON");
+        i32::try_from(info["pid"].as_i64().expect("a pid")).expect("a pid")
+    }
+
     /// ListPodSandbox.
     pub async fn pods(&self, filter: PodSandboxFilter) -> Vec<PodSandbox> {
         let request = ListPodSandboxRequest { filter: Some(filter) };

@@ -52,15 +52,17 @@ impl Registry {
         let log = File::create(dir.join("registry.log")).expect("registry.log");
         let mut command = super::daemon::command("docker-registry");
         command.arg("serve").arg(&config).stdout(log.try_clone().expect("dup")).stderr(log);
-        let child = host::spawn(&mut command);
+        // From here on it ends with the test, whatever becomes of that.
+        let mut registry = Self { child: host::spawn(&mut command) };
         eventually(secs(20), "the registry's answer", async || {
-            tokio::net::TcpStream::connect(REGISTRY).await.map(drop).map_err(|error| {
-                let log = fs::read_to_string(dir.join("registry.log")).unwrap_or_default();
-                format!("{error}\n{log}")
-            })
+            let log = || fs::read_to_string(dir.join("registry.log")).unwrap_or_default();
+            if let Some(status) = registry.child.try_wait().expect("wait for the registry") {
+                panic!("the registry has ended: {status}\n{}", log());
+            }
+            tokio::net::TcpStream::connect(REGISTRY).await.map(drop).map_err(|error| format!("{error}\n{}", log()))
         })
         .await;
-        Self { child }
+        registry
     }
 }
 

@@ -15,6 +15,8 @@ use podwright::wire::{PauseSpec, Process, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+use crate::harness::slowness;
+
 /// A monitor of its own; killed with its pause if a test fails.
 struct Pod {
     folder: tempfile::TempDir,
@@ -68,6 +70,7 @@ fn watch(pid: i32) -> impl Future<Output = ()> {
 
 fn spec() -> PauseSpec {
     PauseSpec {
+        user_namespace: None,
         netns: None,
         new_ipc: true,
         new_pid: false,
@@ -330,7 +333,7 @@ async fn pause_takes_milliseconds() {
     for (name, mut times) in [("monitor", monitors), ("pause", pauses)] {
         times.sort();
         println!("{name}: median {:?}, all {times:?}", times[times.len() / 2]);
-        // Far above what it takes, so that a busy machine does not matter.
-        assert!(times[times.len() / 2] < Duration::from_millis(50), "{name}");
+        // Far above what it takes, so that a busy machine does not matter. Under emulation figures say nothing.
+        assert!(slowness() > 1 || times[times.len() / 2] < Duration::from_millis(50), "{name}");
     }
 }

@@ -1,11 +1,12 @@
 #!/bin/bash
-# Runs the conformance suite in a fresh virtual node with cgroup v2 and systemd (node-vm). The tests and the programs are
-# built here; the node sees this checkout and its target folder read-only, at the same paths.
+# Runs the conformance suite in a fresh virtual node with cgroup v2 and systemd (node-vm), once with each cgroup driver, and
+# ends with a summary. The tests and the programs are built here; the node sees this checkout and its target folder
+# read-only, at the same paths.
 #
 # usage: test-node.sh [--selinux] [NEXTEST-ARGUMENT...]     for instance: test-node.sh -E 'test(/^sandbox::/)'
 # --selinux: with SELinux, enforcing, in AppArmor's place
-# PODWRIGHT_NODE_TIMEOUT: seconds until the node is stopped (7200)
-# PODWRIGHT_TEST_CGROUP_DRIVER: systemd (what is taken there by itself) or cgroupfs
+# PODWRIGHT_NODE_TIMEOUT: seconds until a node is stopped (7200)
+# PODWRIGHT_TEST_CGROUP_DRIVER: systemd or cgroupfs: only this driver
 set -euo pipefail
 options=() prepare=: confine=
 if [ "${1:-}" = --selinux ]; then
@@ -22,6 +23,7 @@ repo=$(cd "$here/../.." && pwd)
 target=$(realpath -m "${CARGO_TARGET_DIR:-$repo/target}")
 data=$target/conformance
 mkdir -p "$data/node"
+rm -f "$data"/node/{systemd,cgroupfs}.log "$data/node/outcome.new"
 cd "$repo"
 
 # What nextest needs to run tests where there is no cargo.
@@ -54,4 +56,25 @@ X
 chmod +x "$data/node/run"
 shares=(--share "$repo:$repo:ro")
 case $target in "$repo"/*) ;; *) shares+=(--share "$target:$target:ro") ;; esac
-exec "$here/node-vm" run ${options[@]+"${options[@]}"} "${shares[@]}" --env PODWRIGHT_TEST_CGROUP_DRIVER --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@"
+
+failed=0
+for driver in ${PODWRIGHT_TEST_CGROUP_DRIVER:-systemd cgroupfs}; do
+  echo "test-node: cgroup driver $driver"
+  status=0 begin=$SECONDS log=$data/node/$driver.log
+  PODWRIGHT_TEST_CGROUP_DRIVER=$driver "$here/node-vm" run ${options[@]+"${options[@]}"} "${shares[@]}" --env PODWRIGHT_TEST_CGROUP_DRIVER \
+    --timeout "${PODWRIGHT_NODE_TIMEOUT:-7200}" -- "$data/node/run" "$@" 2>&1 | tee "$log" || status=$?
+  echo "$driver $status $((SECONDS - begin))" >>"$data/node/outcome.new"
+  [ $status = 0 ] || failed=1
+done
+
+mv "$data/node/outcome.new" "$data/node/outcome"
+printf '\n%-10s %-8s %s\n' driver minutes result
+while read -r driver status seconds; do
+  log=$data/node/$driver.log
+  result=$(sed -n 's/^ *Summary \[[^]]*\] *//p' "$log" | tail -n 1)
+  printf '%-10s %-8s %s\n' "$driver" $(((seconds + 59) / 60)) "${result:-the node ended with status $status before the suite did}"
+  # After the summary nextest tells once more which tests failed.
+  sed -n '/^ *Summary /,$s/^ *\([A-Z]*\) \[ *\([0-9.]*\)s\].*conformance \(.*\)/             \1 \3 (\2 s)/p' "$log"
+done <"$data/node/outcome"
+grep -h '^ *SKIPPED:' "$data"/node/{systemd,cgroupfs}.log 2>/dev/null | sort -u || :
+exit $failed

@@ -6,7 +6,19 @@ use podwright::monitor;
 use tracing::error;
 
 fn main() -> ExitCode {
-    let options = match monitor::options::parse(std::env::args_os().skip(1)) {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [probe, folder] = arguments.as_slice()
+        && probe == podwright::wire::PROBE_ARGUMENT
+    {
+        return match monitor::engine::probe::user_namespaces(folder.as_ref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("{failure}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let options = match monitor::options::parse(arguments.into_iter()) {
         Ok(options) => options,
         Err(message) => {
             eprintln!("podwright-monitor: {message}");

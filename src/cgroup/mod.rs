@@ -4,6 +4,7 @@
 //! pause and one per container, and those are ours. A parent that did not exist is made, and taken
 //! away again once it is empty.
 
+pub mod limits;
 mod parents;
 mod path;
 pub mod systemd;
@@ -62,6 +63,60 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
+    /// systemd would not.
+    #[error("limits of {unit}")]
+    Properties {
+        /// The scope.
+        unit: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel would not.
+    #[error("limit {file} = {value:?}")]
+    Refused {
+        /// File in the cgroup.
+        file: String,
+        /// What was to be written to it.
+        value: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The node lacks what a limit needs.
+    #[error("limit {file}: this node has no cgroup controller {controller:?}")]
+    NoController {
+        /// File in the cgroup.
+        file: String,
+        /// What would have it.
+        controller: String,
+    },
+    /// `unified` is for cgroup v2.
+    #[error("linux.resources.unified: {file:?} cannot be set on a node with cgroup v1")]
+    NoUnified {
+        /// The first that was asked for.
+        file: String,
+    },
+    /// The kernel would kill the container.
+    #[error("limit memory.max = {limit}: {usage} bytes are in use, and cannot be reclaimed")]
+    InUse {
+        /// Asked for, bytes.
+        limit: u64,
+        /// In use, bytes.
+        usage: u64,
+    },
+    /// Some limits are in force, others are not.
+    #[error(
+        "{}; and limits that were changed before could not be put back: {}",
+        crate::types::chain(cause),
+        crate::types::chain(restore)
+    )]
+    Half {
+        /// Why not all could be changed.
+        cause: Box<CgroupError>,
+        /// Why not all could be put back.
+        restore: Box<CgroupError>,
+    },
     /// The systemd driver is configured on a machine that cannot have it.
     #[error("cgroup.driver = \"systemd\" wants cgroup v2 and systemd as the init: configure \"cgroupfs\" or \"auto\"")]
     NoSystemd,
@@ -70,9 +125,18 @@ pub enum CgroupError {
 impl HasKind for CgroupError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Parent { .. } => ErrorKind::InvalidArgument,
-            Self::NoSystemd => ErrorKind::FailedPrecondition,
-            Self::Io { .. } | Self::Unit { .. } | Self::None => ErrorKind::Internal,
+            Self::Parent { .. } | Self::NoUnified { .. } => ErrorKind::InvalidArgument,
+            Self::NoSystemd | Self::NoController { .. } | Self::InUse { .. } => ErrorKind::FailedPrecondition,
+            Self::Refused { source, .. } => match source.raw_os_error() {
+                Some(libc::EBUSY) => ErrorKind::FailedPrecondition,
+                // No such file: of all that is asked for only `unified` names files.
+                Some(libc::EINVAL | libc::ERANGE | libc::ENOENT | libc::EACCES | libc::ENODEV) => {
+                    ErrorKind::InvalidArgument
+                }
+                _ => ErrorKind::Internal,
+            },
+            Self::Half { cause, .. } => cause.kind(),
+            Self::Io { .. } | Self::Unit { .. } | Self::Properties { .. } | Self::None => ErrorKind::Internal,
         }
     }
 }

@@ -122,7 +122,7 @@ pub fn find(roots: &[PathBuf], wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
 /// Enables what each cgroup above `leaf` has for its children, from the root downwards. On v1 there
 /// is nothing to do. What cannot be enabled (systemd may keep one for itself, a cgroup may hold
 /// processes of its own) is missed only by a limit that needs it, and that fails by itself.
-fn hand_down_controllers(leaf: &Path) {
+pub(super) fn hand_down_controllers(leaf: &Path) {
     let mut above: Vec<&Path> = leaf.ancestors().skip(1).take_while(|path| path.starts_with(MOUNT)).collect();
     above.reverse();
     for folder in above {

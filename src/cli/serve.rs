@@ -19,6 +19,7 @@ use super::{Failure, Outcome, logging, socket};
 use crate::app::App;
 use crate::config::{self, Config};
 use crate::cri;
+use crate::streaming::Server;
 use crate::types::chain;
 
 /// Most worker threads; the daemon waits more than it works.
@@ -108,13 +109,19 @@ async fn serve(args: Args, config: Arc<Config>, level: LogLevel) -> Outcome {
     socket::check_free(&config.server.address)?;
 
     let app = App::build(Arc::clone(&config)).await?;
+    let streaming = Server::bind(app.streaming_settings())?;
+    let services = app.services(streaming.streaming());
     let (listener, address) = socket::listen(&config.server.address)?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let mut server = tokio::spawn(cri::serve(listener, app.services(), async {
+    let mut server = tokio::spawn(cri::serve(listener, services, async {
         // An error means that the sender is gone, which is as good a reason to stop.
         let _ = stopped.await;
+    }));
+    let (cut, is_cut) = oneshot::channel::<()>();
+    let mut streaming = tokio::spawn(streaming.serve(async {
+        let _ = is_cut.await;
     }));
     let reload = tokio::spawn(reload(hangup, args, level));
     info!(address = ?config.server.address, root = ?config.paths.root, state = ?config.paths.state,
@@ -135,11 +142,18 @@ async fn serve(args: Args, config: Arc<Config>, level: LogLevel) -> Outcome {
     // New clients get "no such file" rather than wait for a daemon that is leaving.
     drop(address);
     let _ = stop.send(());
-    match tokio::time::timeout(config.server.drain_timeout, &mut server).await {
-        Ok(ended) => ended??,
+    // Sessions may last for days: they are told to end, and end once that is sent.
+    let _ = cut.send(());
+    let both = async { tokio::join!(&mut server, &mut streaming) };
+    match tokio::time::timeout(config.server.drain_timeout, both).await {
+        Ok((calls, sessions)) => {
+            calls??;
+            sessions?;
+        }
         Err(_) => {
-            warn!(limit = ?config.server.drain_timeout, "calls under way were not answered in time");
+            warn!(limit = ?config.server.drain_timeout, "calls and sessions under way did not end in time");
             server.abort();
+            streaming.abort();
         }
     }
     info!("stopped");

@@ -132,6 +132,7 @@ mod tests {
         refused("[cgroup]\ndriver = \"runc\"", &["a.toml", "cgroup.driver", "runc", "systemd"]);
         refused("[network]\nbin_dirs = [\"/a\", 3]", &["a.toml", "network.bin_dirs[1]"]);
         refused("[server]\naddress = \"relative.sock\"", &["a.toml", "server.address", "relative.sock"]);
+        refused("[streaming]\naddress = \"localhost\"", &["a.toml", "streaming.address", "address"]);
         refused("[server\n", &["a.toml", "is not TOML", "line 1"]);
     }
 

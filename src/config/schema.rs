@@ -1,6 +1,7 @@
 //! The keys, their types and their defaults. `examples/config.toml` documents each for users; a
 //! test keeps the two equal.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ sections! {
     Config {
         /// The CRI socket.
         server: Server = Server::default(),
+        /// Exec, attach, port-forward.
+        streaming: Streaming = Streaming::default(),
         /// Folders and programs.
         paths: Paths = Paths::default(),
         /// What is logged, and how.
@@ -50,6 +53,8 @@ sections! {
         selinux: Selinux = Selinux::default(),
         /// What containers get unless they say otherwise.
         container: Container = Container::default(),
+        /// Container Device Interface.
+        cdi: Cdi = Cdi::default(),
     }
 
     /// `[server]`
@@ -59,6 +64,24 @@ sections! {
         /// Longest wait for requests under way when the daemon is told to stop.
         #[serde(with = "duration")]
         drain_timeout: Duration = Duration::from_secs(20),
+    }
+
+    /// `[streaming]`
+    Streaming {
+        /// Where the streaming server listens; port 0: one that is free.
+        address: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 0)),
+        /// Certificate chain, PEM; empty: no TLS.
+        tls_cert_file: PathBuf = PathBuf::new(),
+        /// Its private key, PEM; empty: no TLS.
+        tls_key_file: PathBuf = PathBuf::new(),
+        /// A session in which nothing was sent either way for this long is ended.
+        #[serde(with = "duration")]
+        idle_timeout: Duration = Duration::from_secs(4 * 3600),
+        /// Longest wait for the streams that a client has to open.
+        #[serde(with = "duration")]
+        creation_timeout: Duration = Duration::from_secs(30),
+        /// Most sessions at once.
+        max_sessions: usize = 1000,
     }
 
     /// `[paths]`
@@ -112,6 +135,12 @@ sections! {
         /// Longest run of one plugin.
         #[serde(with = "duration")]
         plugin_timeout: Duration = Duration::from_secs(60),
+        /// Pods with a network of their own may listen on ports below 1024 without a capability.
+        unprivileged_ports: bool = true,
+        /// Pods with a network of their own may ping without a capability.
+        unprivileged_icmp: bool = true,
+        /// Short RCU grace periods while plugins take things away.
+        expedite_rcu: ExpediteRcu = ExpediteRcu::Auto,
     }
 
     /// `[image]`
@@ -157,6 +186,16 @@ sections! {
         nofile_hard: u64 = 524_288,
         /// Most processes of a container; 0: no limit of its own.
         pids_limit: u64 = 0,
+        /// Device nodes belong to the user that the container runs as, not to whom they belong on the host.
+        device_ownership_from_security_context: bool = false,
+    }
+
+    /// `[cdi]`
+    Cdi {
+        /// Devices may be asked for by CDI name.
+        enabled: bool = true,
+        /// Folders with CDI files; what a later one defines overrides earlier ones.
+        dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
     }
 }
 
@@ -165,6 +204,16 @@ impl Paths {
     pub fn monitor_program(&self, own: &Path) -> PathBuf {
         if self.monitor.as_os_str().is_empty() { own.with_file_name("podwright-monitor") } else { self.monitor.clone() }
     }
+}
+
+/// Whether the kernel's grace periods are made short during CNI DEL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpediteRcu {
+    /// Unless processors are isolated (`isolcpus`, `nohz_full`) or `rcu_normal` is set.
+    Auto,
+    /// Never.
+    Never,
 }
 
 /// Form of log lines.

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::time::Duration;
 
-use super::{CgroupDriver, Config};
+use super::{CgroupDriver, Config, Streaming};
 
 /// Longest Unix socket path (sun_path without its NUL), less the suffix of the temporary name.
 const MAX_SOCKET_PATH: usize = 107 - ".new".len();
@@ -27,6 +27,7 @@ pub fn validate(config: &Config) -> Result<(), Bad> {
     cgroup_parent(cgroup.driver, &cgroup.parent)?;
     handler_name(&runtime.default_handler)?;
     positive("server.drain_timeout", config.server.drain_timeout)?;
+    streaming(&config.streaming)?;
     positive("runtime.create_timeout", runtime.create_timeout)?;
     positive("network.plugin_timeout", network.plugin_timeout)?;
     positive("image.progress_timeout", image.progress_timeout)?;
@@ -70,12 +71,33 @@ fn folders(config: &Config) -> Result<(), Bad> {
     for folder in &config.network.bin_dirs {
         absolute("network.bin_dirs", folder)?;
     }
+    for folder in &config.cdi.dirs {
+        absolute("cdi.dirs", folder)?;
+    }
     absolute("image.registry_config_dir", &config.image.registry_config_dir)?;
     for (key, path) in
         [("paths.monitor", &config.paths.monitor), ("seccomp.default_profile", &config.seccomp.default_profile)]
     {
         if !path.as_os_str().is_empty() {
             absolute(key, path)?;
+        }
+    }
+    Ok(())
+}
+
+fn streaming(streaming: &Streaming) -> Result<(), Bad> {
+    positive("streaming.idle_timeout", streaming.idle_timeout)?;
+    positive("streaming.creation_timeout", streaming.creation_timeout)?;
+    within("streaming.max_sessions", streaming.max_sessions as u64, 1, 65_536)?;
+    let files = [
+        ("streaming.tls_cert_file", &streaming.tls_cert_file, &streaming.tls_key_file),
+        ("streaming.tls_key_file", &streaming.tls_key_file, &streaming.tls_cert_file),
+    ];
+    for (key, path, other) in files {
+        if !path.as_os_str().is_empty() {
+            absolute(key, path)?;
+        } else if !other.as_os_str().is_empty() {
+            return Err(bad(key, "is empty: TLS wants a certificate and a key"));
         }
     }
     Ok(())
@@ -156,10 +178,22 @@ mod tests {
         );
         refused(|c| c.runtime.default_handler = "../x".into(), "runtime.default_handler");
         refused(|c| c.runtime.exec_output_limit = 1 << 40, "runtime.exec_output_limit");
+        refused(|c| c.streaming.idle_timeout = Duration::ZERO, "streaming.idle_timeout");
+        refused(|c| c.streaming.max_sessions = 0, "streaming.max_sessions");
+        refused(|c| c.streaming.tls_cert_file = "/a.pem".into(), "streaming.tls_key_file");
+        refused(|c| c.streaming.tls_key_file = "/a.pem".into(), "streaming.tls_cert_file");
+        refused(
+            |c| {
+                c.streaming.tls_cert_file = "a.pem".into();
+                c.streaming.tls_key_file = "/k.pem".into();
+            },
+            "streaming.tls_cert_file",
+        );
         refused(|c| c.network.bin_dirs.clear(), "network.bin_dirs");
         refused(|c| c.network.plugin_timeout = Duration::ZERO, "network.plugin_timeout");
         refused(|c| c.apparmor.default_profile = "a\nb".into(), "apparmor.default_profile");
         refused(|c| c.selinux.category_range = 1025, "selinux.category_range");
+        refused(|c| c.cdi.dirs.push("cdi".into()), "cdi.dirs");
         refused(|c| c.container.nofile_soft = 1 << 20, "container.nofile_soft");
     }
 }

@@ -114,6 +114,13 @@ pub fn sets(security: &ContainerSecurity, held: u64) -> Result<Capabilities, Str
     Ok(Capabilities { bounding: set, permitted: set, effective: set, inheritable: ambient, ambient })
 }
 
+/// What was asked for by name and is left out by [`sets`], because it is not ours to give.
+pub fn withheld(security: &ContainerSecurity, held: u64) -> Vec<String> {
+    let asked = security.add_capabilities.iter().chain(&security.add_ambient_capabilities);
+    let bits = asked.filter_map(|name| bit(name)).fold(0, |mask, one| mask | one);
+    names(bits & !held)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +155,9 @@ mod tests {
     fn what_is_not_held_is_left_out_and_unknown_names_are_told() {
         let security = ContainerSecurity { privileged: true, ..Default::default() };
         assert_eq!(sets(&security, 0b101).unwrap().bounding, 0b101);
+        let asked =
+            ContainerSecurity { add_capabilities: vec!["CHOWN".into(), "CAP_BPF".into()], ..Default::default() };
+        assert_eq!(withheld(&asked, 0b101), ["CAP_BPF"]);
         let wrong = ContainerSecurity { add_capabilities: vec!["SYS_FLY".into()], ..Default::default() };
         assert_eq!(sets(&wrong, FULL), Err("SYS_FLY".into()));
     }

@@ -67,7 +67,16 @@ fn walk(host: &Path, inside: &Path, access: &str, depth: usize, nodes: &mut Vec<
     }
 }
 
-fn node(found: &fs::Metadata, inside: &Path, access: &str) -> Option<Node> {
+/// A node by its numbers, without a look at the host.
+pub(super) fn numbered(path: &str, kind: &str, major: i64, minor: i64, access: &str) -> Node {
+    let kind = if kind == "u" { "c" } else { kind };
+    let device = json!({ "path": path, "type": kind, "major": major, "minor": minor });
+    let rule = json!({ "allow": true, "type": kind, "major": major, "minor": minor, "access": access });
+    Node { device, rule }
+}
+
+/// A node of the host under another path; `None`: it is no device.
+pub(super) fn node(found: &fs::Metadata, inside: &Path, access: &str) -> Option<Node> {
     let kind = match found.file_type() {
         kind if kind.is_char_device() => "c",
         kind if kind.is_block_device() => "b",

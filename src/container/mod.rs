@@ -5,8 +5,10 @@ pub use crate::types::container as config;
 
 pub mod capabilities;
 pub mod devices;
+pub mod edits;
 pub mod layer_file;
 pub mod record;
+pub mod resources;
 pub mod selinux;
 pub mod spec;
 pub mod user;

@@ -27,6 +27,9 @@ pub struct ContainerRecord {
     pub image_ref: String,
     /// Diff ids of the image's layers, bottom first: held while the container exists.
     pub layers: Vec<Digest>,
+    /// Images that are mounted as volumes: held in the same way.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
     /// Nanoseconds since the epoch.
     pub created_ns: i64,
     /// Where it is in its life.
@@ -57,6 +60,17 @@ impl Record for ContainerRecord {
     const VERSION: u32 = 1;
 }
 
+/// An image that is mounted in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// As the client named it in the mount.
+    pub name: String,
+    /// Its id.
+    pub id: Digest,
+    /// Its layers, bottom first.
+    pub layers: Vec<Digest>,
+}
+
 /// Where a container is in its life. Whether it has run and ended follows from the times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
@@ -78,6 +92,11 @@ pub struct Failure {
 }
 
 impl ContainerRecord {
+    /// All layers that must stay as long as the container does.
+    pub fn needed_layers(&self) -> Vec<Digest> {
+        self.layers.iter().chain(self.volumes.iter().flat_map(|volume| &volume.layers)).copied().collect()
+    }
+
     /// CRI's state.
     pub fn state(&self) -> ContainerState {
         match (&self.exit, self.started_ns) {

@@ -45,6 +45,8 @@ pub struct ContainerView {
     pub image_id: Digest,
     /// Repo digest of the image (`name@sha256:…`), or its id if it has none.
     pub image_ref: String,
+    /// Images that are mounted as volumes: name in the mount, id.
+    pub volumes: Vec<(String, Digest)>,
     /// State.
     pub state: ContainerState,
     /// Nanoseconds since the epoch.

@@ -58,6 +58,8 @@ pub fn pod(view: &PodView) -> HashMap<String, String> {
             "monitorPid": view.monitor,
             "runtimeHandler": view.handler,
             "config": *view.config,
+            "overhead": view.overhead,
+            "resources": view.resources,
             "runtimeSpec": { "linux": { "namespaces": namespaces } },
         }),
     )

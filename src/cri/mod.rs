@@ -49,6 +49,8 @@ pub struct Services {
     pub lsm: Arc<Lsm>,
     /// Reads usage.
     pub stats: Arc<crate::stats::Stats>,
+    /// URLs of exec, attach and port-forward.
+    pub streaming: crate::streaming::Streaming,
     /// The systemd cgroup driver is in use, else cgroupfs.
     pub systemd_cgroup: bool,
     /// What this runtime can do beyond the basics.

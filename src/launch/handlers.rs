@@ -107,7 +107,7 @@ pub struct Settings {
     pub privileged_without_host_devices: bool,
     /// Overrides whether the systemd cgroup driver is used; unset: as configured.
     pub systemd_cgroup: Option<bool>,
-    /// User namespaces work with it. The default holds for `youki` and up-to-date binaries.
+    /// User namespaces work with it, if they do on this node at all. Unset: with `youki`, and with no binary.
     pub user_namespaces: Option<bool>,
     /// Recursive read-only mounts work with it.
     pub recursive_read_only_mounts: Option<bool>,
@@ -121,6 +121,11 @@ impl Handler {
         let candidates = FOLDERS.iter().map(|folder| Path::new(folder).join(binary));
         // An absolute path replaces what it is joined to.
         candidates.into_iter().find(|path| path.is_file())
+    }
+
+    /// Whether pods with user namespaces can use it, where the kernel can do them.
+    pub fn takes_user_namespaces(&self) -> bool {
+        self.settings.user_namespaces.unwrap_or(self.settings.kind == Kind::Youki)
     }
 
     /// Those of `annotations` that one of `patterns` lets through to the runtime.

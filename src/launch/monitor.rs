@@ -5,17 +5,19 @@
 //! last handle is gone.
 
 mod error;
+mod line;
 mod link;
 #[cfg(test)]
 mod tests;
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
@@ -25,9 +27,11 @@ use tracing::{info, warn};
 
 use crate::types::{ContainerId, ErrorKind, PodId};
 use crate::wire::{
-    CreateSpec, Event, ExecOutcome, ExecSpec, Exit, Failure, PauseSpec, Process, Reply, Request, State, VERSION,
+    AttachSpec, CreateSpec, Event, ExecOutcome, ExecSpec, Exit, Failure, PROBE_ARGUMENT, PauseSpec, Process, Reply,
+    Request, State, StreamedExec, VERSION,
 };
 pub use error::LaunchError;
+pub use line::Line;
 use link::Link;
 
 /// Name of the monitor's socket in the pod's folder.
@@ -35,6 +39,9 @@ const SOCKET: &str = "monitor.sock";
 
 /// Where a monitor finds OCI runtimes and they their helpers, whatever the daemon was started with.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Time for that; it takes milliseconds.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What happened in a pod by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +72,28 @@ pub struct Monitor {
 }
 
 impl Launcher {
+    /// Whether pods of this node can have user namespaces, tried out in `folder`, which is made and removed and lies
+    /// on the file system of layers and containers. The error is for people.
+    pub async fn probe_user_namespaces(&self, folder: &Path) -> Result<(), String> {
+        let prepared = fs::remove_dir_all(folder).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        });
+        prepared.and_then(|()| fs::create_dir(folder)).map_err(|error| format!("{folder:?}: {error}"))?;
+        let mut command = Command::new(&self.monitor_binary);
+        command.arg(PROBE_ARGUMENT).arg(folder).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        let outcome = match tokio::time::timeout(PROBE_LIMIT, command.output()).await {
+            Err(_) => Err("the probe takes too long".to_owned()),
+            Ok(Err(error)) => Err(format!("starting {:?}: {error}", self.monitor_binary)),
+            Ok(Ok(output)) if output.status.success() => Ok(()),
+            Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect()),
+        };
+        if let Err(error) = fs::remove_dir_all(folder) {
+            warn!(folder = %folder.display(), %error, "what a probe left could not be removed");
+        }
+        outcome
+    }
+
     /// Starts the monitor of `pod`, whose folder `dir` exists; it goes on when this process ends.
     ///
     /// # Errors
@@ -141,7 +170,7 @@ impl Monitor {
 
     /// Makes the pause process and the pod's namespaces.
     pub async fn pause(&self, spec: PauseSpec) -> Result<Process, LaunchError> {
-        match self.call(Request::Pause(spec)).await? {
+        match self.call(Request::Pause(Box::new(spec))).await? {
             Reply::Pause(process) => Ok(process),
             other => Err(self.unexpected(&other)),
         }
@@ -179,6 +208,16 @@ impl Monitor {
             Reply::Exec(outcome) => Ok(outcome),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// Runs a process in a container with the streams that come with `spec`; returns once its program runs.
+    pub async fn exec_streamed(&self, spec: StreamedExec) -> Result<(), LaunchError> {
+        self.done(Request::ExecStreamed(Box::new(spec))).await
+    }
+
+    /// Connects the streams that come with `spec` with a running container's own.
+    pub async fn attach(&self, spec: AttachSpec) -> Result<(), LaunchError> {
+        self.done(Request::Attach(Box::new(spec))).await
     }
 
     /// Has a container's log file opened anew, after a rotation.

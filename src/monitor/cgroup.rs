@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Pid;
+
 use crate::cgroup::scope_of;
 use crate::sys::process;
 
@@ -26,7 +28,6 @@ const MAX_FOLDERS: usize = 4096;
 /// # Errors
 /// The first that occurred; it goes on past errors.
 pub fn signal_all(folders: &[PathBuf], signal: i32, except: Option<i32>) -> io::Result<()> {
-    let mut outcome = Ok(());
     let mut left = Vec::new();
     for folder in folders {
         // No such file: cgroup v1, or a kernel older than 5.14.
@@ -40,9 +41,52 @@ pub fn signal_all(folders: &[PathBuf], signal: i32, except: Option<i32>) -> io::
             left.push(folder.clone());
         }
     }
-    let mut met: BTreeSet<i32> = except.into_iter().collect();
+    signal_members(&left, signal, except.into_iter().collect())
+}
+
+/// Kills `leader`, a child that is not reaped, and all it has started, as far as they are in `folders`
+/// or below: processes of its session, and children of those that were met.
+///
+/// All are stopped before any is killed: what is stopped starts nothing more, and its children stay its own.
+///
+/// # Errors
+/// The first that occurred; it goes on past errors.
+pub fn kill_tree(folders: &[PathBuf], leader: i32, handle: &OwnedFd) -> io::Result<()> {
+    let session = Pid::from_raw(leader);
+    let mut outcome = process::signal(handle, libc::SIGSTOP).map(drop);
+    let mut handles: BTreeMap<i32, OwnedFd> = BTreeMap::new();
     for _ in 0..MAX_ROUNDS {
-        let fresh: Vec<i32> = members(&left).into_iter().filter(|pid| met.insert(*pid)).collect();
+        let kin = |pid: i32| {
+            let child = || process::parent(pid).is_some_and(|up| up == leader || handles.contains_key(&up));
+            rustix::process::getsid(Pid::from_raw(pid)).ok() == session || child()
+        };
+        let fresh = |pid: &i32| *pid != leader && !handles.contains_key(pid) && kin(*pid);
+        let opened: Vec<(i32, OwnedFd)> = members(folders)
+            .into_iter()
+            .filter(fresh)
+            .filter_map(|pid| Some((pid, process::pidfd(pid).ok()?)))
+            .collect();
+        if opened.is_empty() {
+            break;
+        }
+        // As in `signal_members`: whoever is still of the kin is who was found.
+        let still = members(folders);
+        let opened: Vec<_> = opened.into_iter().filter(|(pid, _)| still.contains(pid) && kin(*pid)).collect();
+        for (pid, handle) in opened {
+            outcome = outcome.and(process::signal(&handle, libc::SIGSTOP).map(drop));
+            handles.insert(pid, handle);
+        }
+    }
+    for handle in handles.values().chain([handle]) {
+        outcome = outcome.and(process::signal(handle, SIGKILL).map(drop));
+    }
+    outcome
+}
+
+fn signal_members(folders: &[PathBuf], signal: i32, mut met: BTreeSet<i32>) -> io::Result<()> {
+    let mut outcome = Ok(());
+    for _ in 0..MAX_ROUNDS {
+        let fresh: Vec<i32> = members(folders).into_iter().filter(|pid| met.insert(*pid)).collect();
         if fresh.is_empty() {
             return outcome;
         }
@@ -50,7 +94,7 @@ pub fn signal_all(folders: &[PathBuf], signal: i32, except: Option<i32>) -> io::
             fresh.into_iter().filter_map(|pid| Some((pid, process::pidfd(pid).ok()?))).collect();
         // A pid may have been given to a stranger before its descriptor was opened; it is not in the
         // cgroup then. If it became a stranger's after that, the descriptor refers to a dead process.
-        let still = members(&left);
+        let still = members(folders);
         for (_, handle) in handles.iter().filter(|(pid, _)| still.contains(pid)) {
             if let Err(error) = process::signal(handle, signal) {
                 outcome = outcome.and(Err(error));

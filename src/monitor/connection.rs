@@ -1,13 +1,15 @@
 //! One daemon at the other end of a socket: frames in, frames out, never blocking.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use rustix::buffer::spare_capacity;
-use rustix::io::Errno;
 use serde::Deserialize;
 
+use super::failure;
 use super::poll::{Poll, Token};
+use crate::sys::rights;
 use crate::types;
 use crate::wire::codec::{self, MAX_CALL};
 use crate::wire::{Call, Failure, Message, Request};
@@ -17,6 +19,9 @@ const MAX_BACKLOG: usize = codec::MAX_FRAME + (1 << 20);
 
 /// Bytes read at once.
 const READ: usize = 4096;
+
+/// Descriptors, by the calls they came with, that may be ahead of their frames.
+const MAX_AHEAD: usize = 16;
 
 /// A peer.
 #[derive(Debug)]
@@ -28,6 +33,8 @@ pub struct Connection {
     /// Said Hello: gets events.
     pub greeted: bool,
     input: Vec<u8>,
+    /// Of calls that are not read to their ends, each call's on its own.
+    descriptors: VecDeque<Vec<OwnedFd>>,
     output: Vec<u8>,
     sent: usize,
     /// epoll reports that it can be written.
@@ -39,35 +46,46 @@ pub struct Connection {
 pub enum Incoming {
     /// A call.
     Call(Call),
-    /// A call that this version does not know; it has an id to answer to.
-    Unknown(u64, Failure),
+    /// A call that cannot be carried out: this version does not know it, or its descriptors are lost. It has
+    /// an id to answer to.
+    Refused(u64, Failure),
 }
 
 #[derive(Deserialize)]
 struct Envelope {
     id: u64,
     request: serde_json::Value,
+    #[serde(default)]
+    descriptors: usize,
 }
 
 impl Connection {
     /// A new peer, registered as `token`.
     pub fn new(stream: UnixStream, token: Token) -> Self {
-        Self { stream, token, greeted: false, input: Vec::new(), output: Vec::new(), sent: 0, waiting: false }
+        let (input, output, descriptors) = (Vec::new(), Vec::new(), VecDeque::new());
+        Self { stream, token, greeted: false, input, descriptors, output, sent: 0, waiting: false }
     }
 
     /// Reads what is there. `Err`: the peer is gone or talks nonsense, and must be dropped; what it
     /// asked for before that is in `calls`.
     pub fn receive(&mut self, calls: &mut Vec<Incoming>) -> io::Result<()> {
+        let mut bytes = [0; READ];
         loop {
-            self.input.reserve(READ);
-            match rustix::io::read(&self.stream, spare_capacity(&mut self.input)) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
+            let got = match rights::receive(&self.stream, &mut bytes) {
+                Ok(got) if got.bytes == 0 => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(got) => got,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            self.input.extend_from_slice(&bytes[..got.bytes]);
+            if got.truncated || !got.descriptors.is_empty() {
+                self.descriptors.push_back(got.descriptors);
             }
             self.take(calls)?;
+            if self.descriptors.len() > MAX_AHEAD {
+                return Err(io::Error::new(ErrorKind::InvalidData, "descriptors without calls"));
+            }
         }
         if self.input.is_empty() {
             self.input = Vec::new();
@@ -86,7 +104,8 @@ impl Connection {
             }
             let Some((envelope, length)) = codec::decode::<Envelope>(rest).map_err(io::Error::other)? else { break };
             used += length;
-            calls.push(envelope.open());
+            let along = if envelope.descriptors > 0 { self.descriptors.pop_front() } else { None };
+            calls.push(envelope.open(along.unwrap_or_default()));
         }
         self.input.drain(..used);
         Ok(())
@@ -132,17 +151,22 @@ impl Connection {
 }
 
 impl Envelope {
-    fn open(self) -> Incoming {
-        match serde_json::from_value::<Request>(self.request) {
-            Ok(request) => Incoming::Call(Call { id: self.id, request }),
-            Err(error) => Incoming::Unknown(
-                self.id,
-                Failure {
-                    kind: types::ErrorKind::Unimplemented,
-                    message: format!("this monitor does not understand the request: {error}"),
-                },
-            ),
+    fn open(self, along: Vec<OwnedFd>) -> Incoming {
+        let mut request = match serde_json::from_value::<Request>(self.request) {
+            Ok(request) => request,
+            Err(error) => {
+                let why = format!("this monitor does not understand the request: {error}");
+                return Incoming::Refused(self.id, failure(types::ErrorKind::Unimplemented, why));
+            }
+        };
+        if along.len() != self.descriptors {
+            let why = format!("the monitor has no room for {} more descriptors", self.descriptors);
+            return Incoming::Refused(self.id, failure(types::ErrorKind::ResourceExhausted, why));
         }
+        if let Some(place) = request.descriptors() {
+            *place = along;
+        }
+        Incoming::Call(Call { id: self.id, request, descriptors: self.descriptors })
     }
 }
 
@@ -160,7 +184,7 @@ mod tests {
     #[test]
     fn frames_may_come_in_any_pieces() {
         let bytes: Vec<u8> = [
-            codec::encode(&Call { id: 1, request: Request::KillPause }).unwrap(),
+            codec::encode(&Call { id: 1, request: Request::KillPause, descriptors: 0 }).unwrap(),
             codec::encode(&serde_json::json!({"id": 2, "request": {"Levitate": {}}})).unwrap(),
         ]
         .concat();
@@ -173,9 +197,44 @@ mod tests {
             }
             assert!(matches!(
                 calls[..],
-                [Incoming::Call(Call { id: 1, request: Request::KillPause }), Incoming::Unknown(2, _)]
+                [Incoming::Call(Call { id: 1, request: Request::KillPause, .. }), Incoming::Refused(2, _)]
             ));
         }
+    }
+
+    #[test]
+    fn descriptors_find_their_calls() {
+        use crate::wire::{AttachSpec, Ends};
+        use std::os::fd::AsFd;
+        let (mut connection, peer) = pair();
+        let ends = Ends { stdin: true, ..Ends::default() };
+        let container = types::ContainerId::generate();
+        let attach = |id, descriptors| {
+            let spec = AttachSpec { container: container.clone(), terminal: false, ends, descriptors: Vec::new() };
+            codec::encode(&Call { id, request: Request::Attach(Box::new(spec)), descriptors }).unwrap()
+        };
+        let plain = codec::encode(&Call { id: 7, request: Request::KillPause, descriptors: 0 }).unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        rights::send(&peer, &plain, &[]).unwrap();
+        // In two pieces; and one whose descriptors did not all come.
+        let two = attach(8, 2);
+        rights::send(&peer, &two[..9], &[file.as_fd(), file.as_fd()]).unwrap();
+        rights::send(&peer, &two[9..], &[]).unwrap();
+        rights::send(&peer, &attach(9, 2), &[file.as_fd()]).unwrap();
+        rights::send(&peer, &attach(10, 2), &[file.as_fd(), file.as_fd()]).unwrap();
+        let mut calls = Vec::new();
+        connection.receive(&mut calls).unwrap();
+        let told: Vec<_> = calls
+            .into_iter()
+            .map(|call| match call {
+                Incoming::Call(Call { id, mut request, .. }) => (id, request.descriptors().map(|some| some.len())),
+                Incoming::Refused(id, failure) => {
+                    assert_eq!(failure.kind, types::ErrorKind::ResourceExhausted);
+                    (id, Some(0))
+                }
+            })
+            .collect();
+        assert_eq!(told, [(7, None), (8, Some(2)), (9, Some(0)), (10, Some(2))]);
     }
 
     #[test]

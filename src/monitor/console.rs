@@ -1,21 +1,21 @@
 //! The socket at which an OCI runtime hands over the master side of a terminal it has made.
 
-use std::io::{self, ErrorKind, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::fs::FileType;
 
 use super::poll::{Poll, Source, Token};
 use super::socket;
-use crate::types::ContainerId;
+use crate::sys::rights;
 
 /// A socket that waits for one terminal.
 #[derive(Debug)]
 pub struct Console {
     path: PathBuf,
+    source: Source,
     listener: UnixListener,
     token: Token,
     /// The runtime, connected; and its registration.
@@ -23,12 +23,12 @@ pub struct Console {
 }
 
 impl Console {
-    /// Listens in `dir` under a name of its own.
-    pub fn listen(dir: &Path, number: u64, container: &ContainerId, poll: &mut Poll) -> io::Result<Self> {
+    /// Listens in `dir` under a name of its own, and reports `source` when somebody comes.
+    pub fn listen(dir: &Path, number: u64, source: Source, poll: &mut Poll) -> io::Result<Self> {
         let name = format!("console-{number}.sock");
         let listener = socket::listen_at(dir, &name)?;
-        let token = poll.add(&listener, Source::Console(container.clone()))?;
-        Ok(Self { path: dir.join(name), listener, token, peer: None })
+        let token = poll.add(&listener, source.clone())?;
+        Ok(Self { path: dir.join(name), source, listener, token, peer: None })
     }
 
     /// Where to connect to.
@@ -37,12 +37,12 @@ impl Console {
     }
 
     /// The terminal, if it has come.
-    pub fn receive(&mut self, container: &ContainerId, poll: &mut Poll) -> io::Result<Option<OwnedFd>> {
+    pub fn receive(&mut self, poll: &mut Poll) -> io::Result<Option<OwnedFd>> {
         if self.peer.is_none() {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(true)?;
-                    let token = poll.add(&stream, Source::Console(container.clone()))?;
+                    let token = poll.add(&stream, self.source.clone())?;
                     self.peer = Some((stream, token));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -77,19 +77,15 @@ impl Console {
 
 /// One message with a descriptor. `None`: the end, or a message without one.
 fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    // The runtime sends the path of the terminal as text; nobody needs it.
-    let mut text = [0; 256];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(stream, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut found = None;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            // Should there be more than one, the others are closed.
-            for descriptor in descriptors {
-                found.get_or_insert(descriptor);
-            }
-        }
+    // The runtime sends the path of the terminal as text; nobody needs it. Should more than one
+    // descriptor come, the others are closed.
+    let got = rights::receive(stream, &mut [0; 256])?;
+    if got.truncated && got.descriptors.is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
-    Ok(found)
+    let Some(master) = got.descriptors.into_iter().next() else { return Ok(None) };
+    let meta = rustix::fs::fstat(&master)?;
+    let real =
+        FileType::from_raw_mode(meta.st_mode) == FileType::CharacterDevice && meta.st_rdev == rustix::fs::makedev(5, 2);
+    if real { Ok(Some(master)) } else { Err(io::Error::other("what came is no terminal's master side")) }
 }

@@ -1,4 +1,5 @@
-//! Processes run in a container on behalf of a client that waits for what they print.
+//! Processes run in a container: for a client that waits for what they print, or, see
+//! [`super::streamed`], with a client's own streams.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -6,21 +7,25 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+use tracing::warn;
 
-use super::backend::{self, Streams};
+use super::backend::{self, Job, Streams};
+use super::cgroup;
+use super::console::Console;
 use super::jobs::Purpose;
+use super::line::Line;
 use super::lines::Stream;
 use super::output::output_pipe;
 use super::poll::{Poll, Source, Timer, Token};
 use super::reaper::{Adopted, Owner};
 use super::server::{Caller, Monitor};
-use super::{failure, socket};
-use crate::sys::process::{self, Ended};
+use super::{because, failure, socket};
+use crate::sys::process::Ended;
 use crate::types::{ContainerId, ErrorKind};
-use crate::wire::{ExecOutcome, ExecSpec, Failure, Reply};
+use crate::wire::{ExecOutcome, ExecSpec, Failure, Process, Reply};
 
 /// Time for the engine to make the process, where the exec itself has no limit.
-const BEGIN_LIMIT: Duration = Duration::from_secs(120);
+pub const BEGIN_LIMIT: Duration = Duration::from_secs(120);
 
 /// Bytes read at once.
 const READ: usize = 4 * 1024;
@@ -43,16 +48,27 @@ const KILLED: i32 = 128 + libc::SIGKILL;
 /// An exec under way.
 #[derive(Debug)]
 pub struct Exec {
-    caller: Option<Caller>,
-    container: ContainerId,
+    pub(super) caller: Option<Caller>,
+    pub(super) container: ContainerId,
     output_limit: usize,
     drain: Duration,
     streams: [Capture; 2],
-    job: Option<u64>,
+    pub(super) job: Option<u64>,
     process: Option<(i32, OwnedFd)>,
-    code: Option<i32>,
+    pub(super) code: Option<i32>,
     timed_out: bool,
     timer: Option<Timer>,
+    /// Its streams are the client's own.
+    pub(super) client: Option<Client>,
+}
+
+/// A client that has a process's streams itself.
+#[derive(Debug)]
+pub struct Client {
+    /// `None` once it hung up.
+    pub(super) line: Option<Line>,
+    /// Where the terminal is awaited.
+    pub(super) console: Option<Console>,
 }
 
 /// What one stream said.
@@ -63,6 +79,23 @@ struct Capture {
 }
 
 impl Exec {
+    /// One that has just begun.
+    pub(super) fn new(caller: Option<Caller>, container: ContainerId) -> Self {
+        Self {
+            caller,
+            container,
+            output_limit: 0,
+            drain: Duration::ZERO,
+            streams: [Capture::default(), Capture::default()],
+            job: None,
+            process: None,
+            code: None,
+            timed_out: false,
+            timer: None,
+            client: None,
+        }
+    }
+
     /// Whether `container` cannot be removed because of this one.
     pub fn blocks(&self, container: &ContainerId) -> bool {
         self.container == *container && self.code.is_none()
@@ -86,26 +119,26 @@ impl Monitor {
         }
     }
 
+    /// The init of a container that runs.
+    pub(super) fn running(&self, id: &ContainerId) -> Result<Process, Failure> {
+        let container = self.containers.get(id).ok_or_else(|| Self::unknown(id))?;
+        match (container.process, &container.handle, container.started_ns) {
+            (Some(init), Some(_), Some(_)) => Ok(init),
+            _ => Err(failure(ErrorKind::FailedPrecondition, format!("container {id} is not running"))),
+        }
+    }
+
     fn begin_exec(&mut self, caller: Option<Caller>, spec: &ExecSpec) -> Result<(), Failure> {
         let id = &spec.container;
-        let container = self.containers.get(id).ok_or_else(|| Self::unknown(id))?;
-        let (Some(init), Some(_), Some(_)) = (container.process, &container.handle, container.started_ns) else {
-            return Err(failure(ErrorKind::FailedPrecondition, format!("container {id} is not running")));
-        };
+        let init = self.running(id)?;
         let pipes = || Ok((socket::null()?, output_pipe()?, output_pipe()?));
-        let (stdin, out, err) = pipes().map_err(|error: std::io::Error| {
-            let kind = match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE) => ErrorKind::ResourceExhausted,
-                _ => ErrorKind::Internal,
-            };
-            failure(kind, format!("making the streams of an exec: {error}"))
-        })?;
+        let (stdin, out, err) = pipes().map_err(because("making the streams of an exec"))?;
         let number = self.number();
         let mut captures = [Capture::default(), Capture::default()];
         let watched = captures[0]
             .watch(out.0, Source::ExecOutput(number, Stream::Stdout), &mut self.poll)
             .and_then(|()| captures[1].watch(err.0, Source::ExecOutput(number, Stream::Stderr), &mut self.poll))
-            .map_err(|error| failure(ErrorKind::ResourceExhausted, format!("watching an exec: {error}")));
+            .map_err(because("watching an exec"));
         let streams = Streams::Pipes { stdin, stdout: out.1, stderr: err.1 };
         let begun = watched.and_then(|()| {
             let container = self.containers.get(id).ok_or_else(|| Self::unknown(id))?;
@@ -120,21 +153,21 @@ impl Monitor {
         };
         let limit = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
         let exec = Exec {
-            caller,
-            container: id.clone(),
             output_limit: spec.output_limit,
             drain: Duration::from_millis(spec.drain_ms),
             streams: captures,
-            job: None,
-            process: None,
-            code: None,
-            timed_out: false,
             timer: limit.map(|limit| self.poll.timer(limit, Source::ExecLimit(number))),
+            ..Exec::new(caller, id.clone())
         };
-        self.execs.insert(number, exec);
         // A limit of its own only where the exec has none: one that is late kills the helper, too.
-        let begin = limit.is_none().then_some(BEGIN_LIMIT);
-        match self.watch(job, Purpose::Exec(number), begin) {
+        self.watch_exec(number, exec, job, limit.is_none().then_some(BEGIN_LIMIT));
+        Ok(())
+    }
+
+    /// Waits for the engine to make the process, for `limit` at most.
+    pub(super) fn watch_exec(&mut self, number: u64, exec: Exec, job: Job, limit: Option<Duration>) {
+        self.execs.insert(number, exec);
+        match self.watch(job, Purpose::Exec(number), limit) {
             Ok(job) => {
                 if let Some(exec) = self.execs.get_mut(&number) {
                     exec.job = Some(job);
@@ -142,7 +175,6 @@ impl Monitor {
             }
             Err(failure) => self.exec_begun(number, Err(failure)),
         }
-        Ok(())
     }
 
     /// The engine has made the process, or failed to.
@@ -156,6 +188,7 @@ impl Monitor {
                 if exec.timed_out {
                     self.kill_exec(number);
                 }
+                self.streams_begun(number);
             }
             Ok(Adopted::Ended(_, ended)) => self.on_exec_ended(number, ended),
             Err(_) if exec.timed_out => {
@@ -176,6 +209,12 @@ impl Monitor {
         exec.code = Some(ended.code());
         if let Some(timer) = exec.timer.take() {
             self.poll.cancel(timer);
+        }
+        if exec.client.is_some() {
+            let container = exec.container.clone();
+            self.streams_begun(number);
+            self.finish_exec(number, None);
+            return self.advance_delete(&container);
         }
         let mut open = false;
         for stream in STREAMS {
@@ -230,20 +269,28 @@ impl Monitor {
         }
     }
 
-    fn kill_exec(&mut self, number: u64) {
-        let Some((pid, handle)) = self.execs.get(&number).and_then(|exec| exec.process.as_ref()) else { return };
-        // Its children first, as long as it is not reaped: until then its number is that of its group only.
+    /// Kills the process and whatever it has started that is still of its session.
+    pub(super) fn kill_exec(&mut self, number: u64) {
+        let Some(exec) = self.execs.get(&number) else { return };
+        let Some((pid, handle)) = &exec.process else { return };
+        let folders = self.containers.get(&exec.container).map(|container| container.spec.cgroups.as_slice());
+        if let Err(error) = cgroup::kill_tree(folders.unwrap_or_default(), *pid, handle) {
+            warn!(container = %exec.container, %error, "killing what an exec has started");
+        }
+        // A container without a cgroup; as long as it is not reaped, its number is that of its group only.
         if let Some(group) = Pid::from_raw(*pid)
             && getpgid(Some(group)) == Ok(group)
         {
+            // Gone is fine.
             let _ = kill_process_group(group, Signal::KILL);
         }
-        // Gone is fine.
-        let _ = process::signal(handle, libc::SIGKILL);
     }
 
     fn finish_exec(&mut self, number: u64, failed: Option<Failure>) {
         let Some(mut exec) = self.execs.remove(&number) else { return };
+        if let Some(client) = exec.client.take() {
+            return self.finish_streams(exec, client, failed);
+        }
         if let Some(timer) = exec.timer.take() {
             self.poll.cancel(timer);
         }

@@ -4,20 +4,19 @@
 //! `fail` it says so; with `slow` the helper outlives the process it has made.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{IoSlice, Write};
-use std::mem::MaybeUninit;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 pub use super::engine::{ExecStatus, Outcome, Streams};
 use super::failure;
+use crate::sys::rights;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, ExecSpec, Failure, Process};
 
@@ -133,9 +132,5 @@ fn attach(command: &mut Command, streams: Streams) -> Option<File> {
 
 fn send(path: &Path, master: &OwnedFd) {
     let stream = UnixStream::connect(path).unwrap();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [master.as_fd()];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
-    sendmsg(&stream, &[IoSlice::new(b"/dev/pts/0")], &mut control, SendFlags::empty()).unwrap();
+    rights::send(&stream, b"/dev/pts/0", &[master.as_fd()]).unwrap();
 }

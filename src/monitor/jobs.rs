@@ -7,10 +7,10 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::backend::{Job, Outcome};
-use super::failure;
 use super::poll::{Source, Timer, Token};
 use super::reaper::Owner;
 use super::server::Monitor;
+use super::{because, failure};
 use crate::sys::process::{self, Ended};
 use crate::types::{ContainerId, ErrorKind};
 use crate::wire::Failure;
@@ -56,7 +56,7 @@ impl Monitor {
         let watched = helper
             .transpose()
             .and_then(|helper| Ok((helper, self.poll.add(&job.result, Source::Job(number))?)))
-            .map_err(|error| failure(ErrorKind::Internal, format!("watching a helper: {error}")));
+            .map_err(because("watching a helper"));
         let (helper, token) = match watched {
             Ok(watched) => watched,
             Err(failure) => {

@@ -196,6 +196,8 @@ impl Monitor {
             // The daemon learns of it from the event or from Hello.
             warn!(container = %id, %error, "exit.json could not be written");
         }
+        self.reader.listeners.finish(id, exit.exit_code, &mut self.poll);
+        self.read_on(id);
         info!(container = %id, code = exit.exit_code, oom = exit.oom_killed, "container ended");
         self.announce(&Event::Exited(exit));
     }

@@ -7,13 +7,16 @@
 //! ```text
 //! daemon ── connection ── requests ──┬─ pause
 //!                                    ├─ life (create, start, kill, delete) ── jobs ── engine helper
-//!                                    └─ exec ───────────────────────────────── jobs ── engine helper
-//! container ── output ── lines ── logfile          SIGCHLD ── reaper ── life / exec / jobs / pause
+//!                                    ├─ exec, streamed ─────────────────────── jobs ── engine helper
+//!                                    └─ attach ── listeners
+//! container ── output ─┬─ lines ── logfile         SIGCHLD ── reaper ── life / exec / jobs / pause
+//!                      └─ listeners ── pipes of clients
 //! ```
 //!
 //! Architecture Invariant: a bad peer, a full disk, a hanging helper or a container that does its
 //! worst costs itself something, never the monitor.
 
+mod attach;
 mod cgroup;
 mod connection;
 mod console;
@@ -24,7 +27,9 @@ mod exec;
 mod fake;
 mod jobs;
 mod life;
+mod line;
 pub mod lines;
+mod listeners;
 mod logfile;
 pub mod options;
 mod output;
@@ -35,6 +40,7 @@ mod requests;
 mod sandbox;
 mod server;
 mod socket;
+mod streamed;
 #[cfg(test)]
 mod tests;
 pub mod trace;
@@ -50,6 +56,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit};
 
 use crate::sys::fork;
 use crate::types::ErrorKind;
@@ -80,6 +87,7 @@ pub fn run(options: &Options, first: Option<UnixStream>) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::chdir("/")?;
+    raise_descriptors();
     let signals: SigSet = SIGNALS.into_iter().collect();
     signals.thread_block()?;
     let mut monitor = server::Monitor::new(options, &signals)?;
@@ -89,6 +97,15 @@ pub fn run(options: &Options, first: Option<UnixStream>) -> io::Result<()> {
     let outcome = monitor.run();
     socket::unlink(&options.dir);
     outcome
+}
+
+/// Every client of a container's streams takes a few descriptors. What runs in containers gets limits of its own.
+fn raise_descriptors() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Takes the connection the daemon gave as stdin, and leaves /dev/null in its place; all other
@@ -102,6 +119,17 @@ pub fn first_connection() -> io::Result<Option<UnixStream>> {
     let own: OwnedFd = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
     rustix::stdio::dup2_stdin(socket::null()?)?;
     Ok(Some(own.into()))
+}
+
+/// What could not be done, and why; running out of descriptors is a limit, not a defect.
+fn because(what: &str) -> impl Fn(io::Error) -> Failure {
+    move |error| {
+        let kind = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC) => ErrorKind::ResourceExhausted,
+            _ => ErrorKind::Internal,
+        };
+        failure(kind, format!("{what}: {error}"))
+    }
 }
 
 /// A failure in words.

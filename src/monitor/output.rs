@@ -11,12 +11,13 @@ use tracing::warn;
 use super::backend::Streams;
 use super::console::Console;
 use super::lines::{Lines, Stream};
+use super::listeners::Listeners;
 use super::logfile::LogFile;
 use super::poll::{Poll, Source, Token};
 use super::server::Monitor;
-use super::{failure, socket};
+use super::{because, failure, socket};
 use crate::types::{ContainerId, ErrorKind, now_ns, rfc3339_nano};
-use crate::wire::{CreateSpec, Failure};
+use crate::wire::{CreateSpec, Failure, StdioSpec};
 
 /// Bytes read at once.
 const READ: usize = 32 * 1024;
@@ -27,18 +28,21 @@ const KEEP: usize = 16 * 1024;
 /// Reads at most, when everything that is there is to be read: somebody may write faster than we read.
 const MAX_READS: usize = 64;
 
-/// Buffers that all streams share.
+/// What all streams share: buffers, and clients that want a copy.
 #[derive(Debug, Default)]
 pub struct Reader {
     input: Vec<u8>,
     log: Vec<u8>,
+    /// Clients of all containers.
+    pub listeners: Listeners,
 }
 
 /// One stream that is being read.
 #[derive(Debug)]
 struct Output {
     fd: OwnedFd,
-    token: Token,
+    /// `None` while a client holds reading up.
+    token: Option<Token>,
     lines: Lines,
     stream: Stream,
 }
@@ -50,10 +54,17 @@ pub struct Stdio {
     outputs: Vec<Output>,
     log: Option<LogFile>,
     console: Option<Console>,
-    /// Where a client that attaches writes: a pipe, or the terminal. Kept open, so that the container
-    /// does not read an end of file.
-    input: Option<OwnedFd>,
-    wants_input: bool,
+    input: Option<Input>,
+    spec: StdioSpec,
+}
+
+/// Where clients that attach write to: a pipe, or the terminal, nonblocking. Kept open, so that the
+/// container does not read an end of file.
+#[derive(Debug)]
+struct Input {
+    fd: OwnedFd,
+    /// While somebody waits for room.
+    token: Option<Token>,
 }
 
 /// What reading came to.
@@ -70,15 +81,10 @@ impl Stdio {
         let root = spec.stdio.log_root.as_deref();
         let log = spec.stdio.log_path.as_deref().map(|path| open_log(root, path)).transpose()?;
         let container = spec.container.clone();
-        let wants_input = spec.stdio.stdin;
-        let mut stdio = Self { container, outputs: Vec::new(), log, console: None, input: None, wants_input };
-        let streams = stdio.make(spec, dir, number, poll).map_err(|error| {
-            let kind = match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE) => ErrorKind::ResourceExhausted,
-                _ => ErrorKind::Internal,
-            };
-            failure(kind, format!("making the streams of container {}: {error}", spec.container))
-        });
+        let mut stdio =
+            Self { container, outputs: Vec::new(), log, console: None, input: None, spec: spec.stdio.clone() };
+        let what = format!("making the streams of container {}", spec.container);
+        let streams = stdio.make(spec, dir, number, poll).map_err(because(&what));
         match streams {
             Ok(streams) => Ok((stdio, streams)),
             Err(failure) => {
@@ -90,7 +96,7 @@ impl Stdio {
 
     fn make(&mut self, spec: &CreateSpec, dir: &Path, number: u64, poll: &mut Poll) -> std::io::Result<Streams> {
         if spec.stdio.tty {
-            let console = Console::listen(dir, number, &self.container, poll)?;
+            let console = Console::listen(dir, number, Source::Console(self.container.clone()), poll)?;
             let console_socket = console.path().to_owned();
             self.console = Some(console);
             return Ok(Streams::Terminal { console_socket });
@@ -98,7 +104,7 @@ impl Stdio {
         let stdin = if spec.stdio.stdin {
             let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(&ours, true)?;
-            self.input = Some(ours);
+            self.input = Some(Input { fd: ours, token: None });
             theirs
         } else {
             socket::null()?
@@ -115,7 +121,7 @@ impl Stdio {
     }
 
     fn read_from(&mut self, fd: OwnedFd, stream: Stream, terminal: bool, poll: &mut Poll) -> std::io::Result<()> {
-        let token = poll.add(&fd, Source::Output(self.container.clone(), stream))?;
+        let token = Some(poll.add(&fd, Source::Output(self.container.clone(), stream))?);
         self.outputs.push(Output { fd, token, lines: Lines::new(stream, terminal), stream });
         Ok(())
     }
@@ -123,13 +129,13 @@ impl Stdio {
     /// Takes the terminal that the runtime has sent, if it has and none is here yet.
     pub fn accept_terminal(&mut self, poll: &mut Poll) -> std::io::Result<()> {
         let Some(console) = &mut self.console else { return Ok(()) };
-        let Some(master) = console.receive(&self.container, poll)? else { return Ok(()) };
+        let Some(master) = console.receive(poll)? else { return Ok(()) };
         if let Some(console) = self.console.take() {
             console.close(poll);
         }
         rustix::io::ioctl_fionbio(&master, true)?;
-        if self.wants_input {
-            self.input = Some(rustix::io::fcntl_dupfd_cloexec(&master, 3)?);
+        if self.spec.stdin {
+            self.input = Some(Input { fd: rustix::io::fcntl_dupfd_cloexec(&master, 3)?, token: None });
         }
         self.read_from(master, Stream::Stdout, true, poll)
     }
@@ -188,11 +194,98 @@ impl Stdio {
             reader.log.clear();
             reader.log.shrink_to(KEEP);
         }
-        if read == Read::End {
-            let output = self.outputs.swap_remove(index);
-            poll.remove(&output.fd, output.token);
+        match read {
+            Read::Some => reader.listeners.copy(&self.container, stream, &reader.input, poll),
+            Read::End => {
+                self.outputs.swap_remove(index).unwatch(poll);
+                reader.listeners.end(&self.container, stream, poll);
+            }
+            Read::Nothing => {}
         }
         read
+    }
+
+    /// Reads a stream once, unless a client holds that up; stops reading if one does now.
+    fn read_once(&mut self, stream: Stream, poll: &mut Poll, reader: &mut Reader) {
+        // An event may be older than the hold.
+        if self.outputs.iter().any(|output| output.stream == stream && output.token.is_some())
+            && self.read(stream, poll, reader) == Read::Some
+            && reader.listeners.hold(&self.container, stream)
+        {
+            self.outputs.iter_mut().filter(|output| output.stream == stream).for_each(|output| output.unwatch(poll));
+        }
+    }
+
+    /// Reads on what no client holds up any longer.
+    pub fn read_on(&mut self, listeners: &Listeners, poll: &mut Poll) {
+        for output in self.outputs.iter_mut().filter(|output| output.token.is_none()) {
+            if listeners.hold(&self.container, output.stream) {
+                continue;
+            }
+            match poll.add(&output.fd, Source::Output(self.container.clone(), output.stream)) {
+                Ok(token) => output.token = Some(token),
+                Err(error) => warn!(container = %self.container, %error, "output waits for the container's end"),
+            }
+        }
+    }
+
+    /// Whether a stream has not ended.
+    pub fn reads(&self, stream: Stream) -> bool {
+        self.outputs.iter().any(|output| output.stream == stream)
+    }
+
+    /// Whether the container was made with a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.spec.tty
+    }
+
+    /// The master side of its terminal.
+    pub fn terminal(&self) -> Option<&OwnedFd> {
+        self.outputs.first().filter(|_| self.spec.tty).map(|output| &output.fd)
+    }
+
+    /// Why nobody can write to the container, in words that follow its name.
+    pub fn takes_input(&self) -> Result<(), &'static str> {
+        match (&self.input, self.spec.stdin) {
+            (Some(_), _) => Ok(()),
+            (None, false) => Err("was created without stdin"),
+            (None, true) => Err("has had its stdin closed"),
+        }
+    }
+
+    /// Writes to the container. `PIPE`: it takes no more.
+    pub fn write(&mut self, bytes: &[u8]) -> rustix::io::Result<usize> {
+        self.input.as_ref().map_or(Err(Errno::PIPE), |input| rustix::io::write(&input.fd, bytes))
+    }
+
+    /// Has it told when there is room for input.
+    pub fn want_room(&mut self, poll: &mut Poll) {
+        if let Some(input) = self.input.as_mut().filter(|input| input.token.is_none()) {
+            input.token = poll.add_write(&input.fd, Source::Input(self.container.clone())).ok();
+        }
+    }
+
+    /// There is room: whoever waits for it says so again.
+    pub fn had_room(&mut self, poll: &mut Poll) {
+        if let Some(input) = &mut self.input
+            && let Some(token) = input.token.take()
+        {
+            poll.remove(&input.fd, token);
+        }
+    }
+
+    /// A client that wrote to the container has left. A terminal goes on, as all runtimes have it:
+    /// who left can come back.
+    pub fn client_left(&mut self, poll: &mut Poll) {
+        if self.spec.stdin_once && !self.spec.tty {
+            self.close_input(poll);
+        }
+    }
+
+    /// The container reads the end of its input.
+    pub fn close_input(&mut self, poll: &mut Poll) {
+        self.had_room(poll);
+        self.input = None;
     }
 
     /// Reads all that is there now.
@@ -220,12 +313,19 @@ impl Stdio {
         self.forget(poll);
     }
 
-    fn forget(self, poll: &mut Poll) {
-        for output in &self.outputs {
-            poll.remove(&output.fd, output.token);
-        }
+    fn forget(mut self, poll: &mut Poll) {
+        self.outputs.iter_mut().for_each(|output| output.unwatch(poll));
+        self.close_input(poll);
         if let Some(console) = self.console {
             console.close(poll);
+        }
+    }
+}
+
+impl Output {
+    fn unwatch(&mut self, poll: &mut Poll) {
+        if let Some(token) = self.token.take() {
+            poll.remove(&self.fd, token);
         }
     }
 }
@@ -234,7 +334,7 @@ impl Monitor {
     /// A container has written something, or closed a stream.
     pub(super) fn on_output(&mut self, id: &ContainerId, stream: Stream) {
         if let Some(container) = self.containers.get_mut(id) {
-            container.stdio.read(stream, &mut self.poll, &mut self.reader);
+            container.stdio.read_once(stream, &mut self.poll, &mut self.reader);
         }
     }
 

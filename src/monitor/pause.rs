@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Gid, MemfdFlags, Mode, OFlags, SealFlags, Uid};
+use rustix::fs::{FileType, Gid, MemfdFlags, Mode, OFlags, SealFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -18,9 +18,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFl
 
 use crate::sys::fork::{self, Child};
 use crate::sys::lsm::Attributes;
-use crate::sys::{mounts, seccomp};
+use crate::sys::{mounts, netns, seccomp};
 use crate::types::ErrorKind;
-use crate::wire::{Failure, PauseSpec};
+use crate::wire::{Failure, IdMaps, PauseSpec};
 
 /// The program, compiled by build/pause.rs.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
@@ -61,6 +61,7 @@ pub fn start(spec: &PauseSpec, dir: &Path) -> Step<(Child, OwnedFd)> {
     let netns = spec
         .netns
         .as_deref()
+        .filter(|_| spec.user_namespace.is_none())
         .map(|path| {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             during("opening network namespace", path, rustix::fs::open(path, flags, Mode::empty()))
@@ -76,14 +77,43 @@ pub fn start(spec: &PauseSpec, dir: &Path) -> Step<(Child, OwnedFd)> {
     namespaces.set(UnshareFlags::NEWIPC, spec.new_ipc);
     namespaces.set(UnshareFlags::NEWUTS, spec.hostname.is_some());
     namespaces.set(UnshareFlags::NEWPID, spec.new_pid);
+    // All in one call, so that the user namespace owns the others.
+    namespaces.set(UnshareFlags::NEWUSER, spec.user_namespace.is_some());
+    namespaces.set(UnshareFlags::NEWNET, spec.user_namespace.is_some() && spec.netns.is_some());
+    let (wait, go) = during("making a pipe", "", pipe_with(PipeFlags::CLOEXEC))?;
+    let parents_end = go.as_raw_fd();
     let child = fork::fork_into(namespaces, unified.as_ref().map(AsFd::as_fd), || {
+        fork::close(parents_end);
+        if spec.user_namespace.is_some() && !matches!(rustix::io::read(&wait, &mut [0u8; 1]), Ok(1)) {
+            return 1;
+        }
         let netns = netns.as_ref().map(AsFd::as_fd);
         let Err(failure) = become_pause(spec, dir, &folders, netns, filter.as_deref(), program.as_fd());
         // If even this fails, the parent sees a child that ended without a word, and says so.
         let _ = serde_json::to_vec(&failure).map(|text| rustix::io::write(&tell, &text));
         1
     });
-    Ok((during("forking", "", child)?, told))
+    let child = during("forking", "", child)?;
+    if let Some(maps) = &spec.user_namespace {
+        // If this fails, `go` is closed and the child ends.
+        raise(spec, maps, child.pid.as_raw_nonzero().get())?;
+        during("letting it go on", "", rustix::io::write(&go, &[1]))?;
+    }
+    Ok((child, told))
+}
+
+/// What a child in a new user namespace cannot do for itself.
+fn raise(spec: &PauseSpec, maps: &IdMaps, pid: i32) -> Step<()> {
+    for (name, map) in [("uid_map", &maps.uids), ("gid_map", &maps.gids)] {
+        let text: String =
+            map.iter().map(|(inside, outside, length)| format!("{inside} {outside} {length}\n")).collect();
+        during("mapping ids by", name, write_existing(Path::new(&format!("/proc/{pid}/{name}")), &text))?;
+    }
+    set_oom_score(&pid.to_string(), spec.oom_score_adj)?;
+    match &spec.netns {
+        Some(path) => during("pinning the network namespace at", path, netns::pin_of(pid, path)),
+        None => Ok(()),
+    }
 }
 
 /// Runs in the child, up to execve.
@@ -102,8 +132,14 @@ fn become_pause(
         let folder = spec.cgroups.first().and_then(|folder| folder.strip_prefix(CGROUP_ROOT).ok());
         during("making scope", &scope.unit, scope.enter(folder.unwrap_or(Path::new(""))))?;
     }
-    set_oom_score(spec.oom_score_adj)?;
     set_labels(spec)?;
+    let new_user = spec.user_namespace.is_some();
+    if !new_user {
+        set_oom_score("self", spec.oom_score_adj)?;
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = during("opening", dir, rustix::fs::open(dir, flags, Mode::empty()))?;
+    let mut sysctls = Vec::new();
     if let Some(netns) = netns {
         let joined = rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network));
         during("joining the network namespace", spec.netns.as_deref().unwrap_or(Path::new("")), joined)?;
@@ -113,10 +149,23 @@ fn become_pause(
     }
     for (name, value) in &spec.sysctls {
         let file = Path::new("/proc/sys").join(name.replace('.', "/"));
+        match write_existing(&file, value) {
+            // Some want the host's root, as which a child in a new user namespace begins, some that namespace's.
+            Err(error) if new_user && error.kind() == io::ErrorKind::PermissionDenied => {
+                sysctls.push((name, value, file));
+            }
+            written => during("setting sysctl", name, written)?,
+        }
+    }
+    if new_user {
+        // No path of the host's that is root's alone can be reached from here on.
+        during("becoming the user namespace's root", "", become_root())?;
+    }
+    for (name, value, file) in sysctls {
         during("setting sysctl", name, write_existing(&file, value))?;
     }
     let label = spec.selinux.as_ref().map(|(_, mount)| mount.as_str());
-    during("leaving the host's file systems", "", empty_root(dir, label))?;
+    during("leaving the host's file systems", "", empty_root(place.as_fd(), label))?;
     for stdio in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         during("closing", "", rustix::io::fcntl_setfd(stdio, rustix::io::FdFlags::CLOEXEC))?;
     }
@@ -148,9 +197,16 @@ fn set_labels(spec: &PauseSpec) -> Step<()> {
     Ok(())
 }
 
+/// Root of a user namespace that was just made, whose first process is of the namespace around it still.
+fn become_root() -> rustix::io::Result<()> {
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+}
+
 /// A root of this process's own: read-only, and nothing of the host behind it. It is empty, but where there is an
 /// SELinux `label`: a policy lets programs be executed that are labelled so, and a file in memory cannot be.
-fn empty_root(dir: &Path, label: Option<&str>) -> io::Result<()> {
+fn empty_root(place: BorrowedFd<'_>, label: Option<&str>) -> io::Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "mode", "0555")?;
@@ -178,7 +234,8 @@ fn empty_root(dir: &Path, label: Option<&str>) -> io::Result<()> {
         fs::File::from(file).write_all(PROGRAM)?;
         mounts::set_tree_read_only(&root)?;
     }
-    move_mount(&root, "", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&root, "", place, "", flags)?;
     rustix::process::fchdir(&root)?;
     // Puts the old root on top of the new one, from where it is taken away (pivot_root(2), notes).
     rustix::process::pivot_root(".", ".")?;
@@ -223,8 +280,8 @@ fn confine(spec: &PauseSpec, filter: Option<&[u8]>) -> Step<()> {
 }
 
 /// Lowering the score takes CAP_SYS_RESOURCE; a pause that is somewhat likelier to be killed is no reason to fail.
-fn set_oom_score(score: i32) -> Step<()> {
-    match fs::write("/proc/self/oom_score_adj", score.to_string()) {
+fn set_oom_score(process: &str, score: i32) -> Step<()> {
+    match fs::write(format!("/proc/{process}/oom_score_adj"), score.to_string()) {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
             during("setting oom_score_adj", score.to_string(), Err(error))
         }
@@ -311,6 +368,7 @@ mod tests {
     fn spec() -> PauseSpec {
         PauseSpec {
             netns: Some("/netns".into()),
+            user_namespace: None,
             new_ipc: true,
             new_pid: false,
             hostname: Some("h".into()),

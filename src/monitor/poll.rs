@@ -40,6 +40,16 @@ pub enum Source {
     ExecLimit(u64),
     /// The end of reading after an exec's process ended.
     ExecDrain(u64),
+    /// The socket at which a runtime hands over an exec's terminal.
+    ExecConsole(u64),
+    /// The line of a client of an exec, or of a container: it hung up.
+    Line(u64),
+    /// A container has room for input again.
+    Input(ContainerId),
+    /// What a client of a container writes to it.
+    ListenerInput(u64),
+    /// A client of a container has room for output again; or its time limit for that.
+    ListenerRoom(u64, Stream),
 }
 
 /// Descriptors and timers.
@@ -74,6 +84,14 @@ impl Poll {
     pub fn add(&mut self, fd: impl AsFd, source: Source) -> io::Result<Token> {
         let token = self.token();
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        self.sources.insert(token, source);
+        Ok(token)
+    }
+
+    /// Reports `source` whenever `fd` can be written or its other end is gone.
+    pub fn add_write(&mut self, fd: impl AsFd, source: Source) -> io::Result<Token> {
+        let token = self.token();
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::OUT)?;
         self.sources.insert(token, source);
         Ok(token)
     }

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 
 use tracing::{info, warn};
 
-use super::failure;
 use super::server::Monitor;
+use super::{because, failure};
 use crate::sys::process::{self, Ended};
 use crate::types::{ContainerId, ErrorKind};
 use crate::wire::{Failure, Process};
@@ -60,8 +60,7 @@ impl Monitor {
     /// Takes charge of the process with this pid, which a job has reported.
     pub(super) fn adopt(&mut self, pid: i32, owner: Owner) -> Result<Adopted, Failure> {
         if process::is_child(pid) {
-            let handle = process::pidfd(pid)
-                .map_err(|error| failure(ErrorKind::Internal, format!("opening process {pid}: {error}")))?;
+            let handle = process::pidfd(pid).map_err(because("opening a process"))?;
             self.children.known.insert(pid, owner);
             let start_time = process::start_time(pid).unwrap_or(0);
             return Ok(Adopted::Alive(Process { pid, start_time }, handle));

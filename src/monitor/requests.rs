@@ -23,6 +23,14 @@ impl Monitor {
                 let container = spec.container.clone();
                 self.turn(&container, Some(caller), request);
             }
+            Request::ExecStreamed(ref spec) => {
+                let container = spec.exec.container.clone();
+                self.turn(&container, Some(caller), request);
+            }
+            Request::Attach(ref spec) => {
+                let container = spec.container.clone();
+                self.turn(&container, Some(caller), request);
+            }
             Request::Start { ref container }
             | Request::Kill { ref container, .. }
             | Request::Delete { ref container }
@@ -51,6 +59,8 @@ impl Monitor {
             Request::Delete { .. } => self.delete(id, caller),
             Request::ReopenLog { .. } => self.reopen_log(id, caller),
             Request::Exec(spec) => self.exec(caller, *spec),
+            Request::ExecStreamed(spec) => self.exec_streamed(caller, *spec),
+            Request::Attach(spec) => self.attach(caller, *spec),
             Request::Hello { .. } | Request::Pause(_) | Request::Create(_) | Request::KillPause | Request::Shutdown => {
             }
         }

@@ -180,6 +180,12 @@ impl Monitor {
             Source::ExecOutput(exec, stream) => self.on_exec_output(exec, stream),
             Source::ExecLimit(exec) => self.exec_is_late(exec),
             Source::ExecDrain(exec) => self.exec_is_drained(exec),
+            Source::ExecConsole(exec) => self.on_exec_console(exec),
+            Source::Line(number) => self.on_line(number),
+            Source::Input(container) => self.on_input_room(&container),
+            Source::ListenerInput(listener) => self.on_listener_input(listener),
+            Source::ListenerRoom(listener, stream) if due => self.listener_is_stuck(listener, stream),
+            Source::ListenerRoom(listener, stream) => self.on_listener_room(listener, stream),
         }
     }
 
@@ -237,7 +243,7 @@ impl Monitor {
         for call in calls {
             match call {
                 Incoming::Call(call) => self.call(Caller { connection: number, id: call.id }, call.request),
-                Incoming::Unknown(id, failure) => {
+                Incoming::Refused(id, failure) => {
                     self.answer(Some(Caller { connection: number, id }), Err(failure));
                 }
             }

@@ -1,5 +1,7 @@
 //! Tests of the whole monitor with an engine of shell scripts ([`super::fake`]).
 
+mod streams;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
@@ -63,7 +65,13 @@ impl Pod {
         CreateSpec {
             container,
             engine: Engine::Youki { root: "/none".into(), systemd_cgroup: false },
-            rootfs: Rootfs { lower: Vec::new(), upper: None, mountpoint: bundle.join("rootfs"), label: None },
+            rootfs: Rootfs {
+                lower: Vec::new(),
+                upper: None,
+                mountpoint: bundle.join("rootfs"),
+                label: None,
+                idmap: None,
+            },
             mounts: Vec::new(),
             confinement: Confinement::default(),
             stdio: StdioSpec { log_path: Some(bundle.join("log")), ..StdioSpec::default() },
@@ -119,7 +127,7 @@ impl Peer {
 
     fn send(&mut self, request: Request) -> u64 {
         self.last += 1;
-        self.stream.write_all(&codec::encode(&Call { id: self.last, request }).unwrap()).unwrap();
+        self.stream.write_all(&codec::encode(&Call { id: self.last, request, descriptors: 0 }).unwrap()).unwrap();
         self.last
     }
 
@@ -421,6 +429,7 @@ fn a_failed_pause_says_why() {
     // The test's child has one thread, so that pause can be forked; it is refused before that.
     let mut pod = Pod::new();
     let spec = PauseSpec {
+        user_namespace: None,
         netns: Some("/none/such/netns".into()),
         new_ipc: true,
         new_pid: false,
@@ -435,9 +444,9 @@ fn a_failed_pause_says_why() {
         selinux: None,
         oom_score_adj: 0,
     };
-    let failure = pod.peer.call(Request::Pause(spec.clone())).unwrap_err();
+    let failure = pod.peer.call(Request::Pause(Box::new(spec.clone()))).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::InvalidArgument);
-    let failure = pod.peer.call(Request::Pause(PauseSpec { sysctls: Vec::new(), ..spec })).unwrap_err();
+    let failure = pod.peer.call(Request::Pause(Box::new(PauseSpec { sysctls: Vec::new(), ..spec }))).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotFound);
     assert!(failure.message.contains("/none/such/netns"));
     assert!(matches!(pod.peer.ok(Request::KillPause), Reply::Done));

@@ -11,6 +11,7 @@
 
 mod cni;
 mod error;
+mod expedite;
 mod inspect;
 mod published;
 mod quantity;
@@ -38,6 +39,7 @@ use crate::types::pod::Dns;
 use crate::types::{PodId, chain};
 use cni::chain::{Chain, NoJournal};
 use cni::exec::{Parameters, Runner};
+use expedite::Expedite;
 use published::Published;
 use record::{Attached, Ledger, Page, Record, blocking};
 
@@ -57,6 +59,10 @@ pub struct Settings {
     pub max_conf_files: usize,
     /// Time that one call of a plugin may take.
     pub plugin_timeout: Duration,
+    /// Grace periods of the kernel may be shortened during DEL.
+    pub expedite: bool,
+    /// File that notes that they are, for the next daemon.
+    pub expedited: PathBuf,
 }
 
 impl Default for Settings {
@@ -66,6 +72,8 @@ impl Default for Settings {
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             max_conf_files: 1,
             plugin_timeout: Duration::from_secs(120),
+            expedite: false,
+            expedited: "/run/podwright/rcu-expedited".into(),
         }
     }
 }
@@ -110,6 +118,7 @@ struct Shared {
     published: channel::Sender<Arc<Published>>,
     /// GC must run alone: it holds this for writing, everything else for reading.
     turn: RwLock<()>,
+    expedite: Option<Arc<Expedite>>,
     watcher: AbortHandle,
     runtime: Handle,
 }
@@ -143,11 +152,13 @@ impl Network {
         let runner = Runner { folders: settings.bin_dirs.clone(), timeout: settings.plugin_timeout };
         let published = Published::read(&settings.conf_dir, settings.max_conf_files);
         report(&published);
+        let expedite = Expedite::new(Path::new("/sys"), settings.expedited.clone()).filter(|_| settings.expedite);
         let shared = Arc::new_cyclic(|shared| Shared {
             settings,
             runner,
             published: channel::Sender::new(Arc::new(published)),
             turn: RwLock::new(()),
+            expedite,
             watcher: tokio::spawn(follow(watch, shared.clone())).abort_handle(),
             runtime: Handle::current(),
         });
@@ -181,9 +192,24 @@ impl Network {
     /// Makes a network namespace with `lo` up, pinned at `path`, which must not exist while its folder must.
     /// Those of `sysctls` that are in the namespace's reach are set. On an error nothing is left.
     pub async fn create_netns(&self, path: &Path, sysctls: &BTreeMap<String, String>) -> Result<(), NetworkError> {
+        self.set_up_netns(path, sysctls, true).await
+    }
+
+    /// The same for a namespace that somebody else made and pinned there, but for the undo.
+    pub async fn prepare_netns(&self, path: &Path, sysctls: &BTreeMap<String, String>) -> Result<(), NetworkError> {
+        self.set_up_netns(path, sysctls, false).await
+    }
+
+    async fn set_up_netns(
+        &self,
+        path: &Path,
+        sysctls: &BTreeMap<String, String>,
+        create: bool,
+    ) -> Result<(), NetworkError> {
         let (path, sysctls) = (path.to_owned(), sysctls.clone());
         blocking(move || {
-            let made = netns::create(&path, || sysctl::apply_early(&sysctls).map_err(Creation::Sysctl));
+            let setup = || sysctl::apply_early(&sysctls).map_err(Creation::Sysctl);
+            let made = if create { netns::create(&path, setup) } else { netns::prepare(&path, setup) };
             made.map_err(|error| match error {
                 Creation::Sysctl(error) => error,
                 Creation::Io(source) => NetworkError::Io { what: "cannot make network namespace", path, source },
@@ -346,6 +372,7 @@ impl Network {
             record.netns = PathBuf::new();
         }
         let runner = self.runner(&record);
+        let _short = self.shared.expedite.as_ref().map(Expedite::hold);
         for (index, network) in record.networks.iter().enumerate().rev() {
             let parameters = parameters(&record, network);
             let capabilities = &record.capabilities;

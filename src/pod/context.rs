@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config::PodConfig;
 use super::error::PodError;
 use super::files::PodPaths;
 use super::lsm::Lsm;
 use crate::cgroup::{Cgroups, Parent};
 use crate::image::Images;
-use crate::launch::handlers::Handlers;
+use crate::launch::handlers::{Handler, Handlers};
 use crate::launch::monitor::Launcher;
 use crate::launch::seccomp::SeccompCompiler;
 use crate::network::Network;
@@ -38,6 +39,8 @@ pub struct Context {
     pub network: Network,
     /// Runtime handlers.
     pub handlers: Handlers,
+    /// CDI devices.
+    pub cdi: crate::cdi::Registry,
     /// Seccomp.
     pub seccomp: SeccompCompiler,
     /// Monitors.
@@ -46,6 +49,8 @@ pub struct Context {
     pub lsm: Arc<Lsm>,
     /// Capabilities this process can give away (its bounding set).
     pub held_capabilities: u64,
+    /// Whether this node can do user namespaces; else why not.
+    pub user_namespaces: Result<(), String>,
     /// What the configuration says about containers.
     pub limits: Limits,
 }
@@ -69,6 +74,12 @@ pub struct Limits {
     pub nofile: (u64, u64),
     /// Most processes of a container; 0: no limit of its own.
     pub pids: u64,
+    /// Ports below 1024 are open to all in a pod's own network namespace.
+    pub unprivileged_ports: bool,
+    /// So is ping.
+    pub unprivileged_icmp: bool,
+    /// Device nodes belong to the container's user.
+    pub owned_devices: bool,
 }
 
 impl Context {
@@ -85,6 +96,23 @@ impl Context {
             value: asked.to_owned(),
             reason: error.to_string(),
         })
+    }
+
+    /// Refuses a user namespace where there can be none.
+    pub(crate) fn check_user_namespace(&self, config: &PodConfig, handler: &Handler) -> Result<(), PodError> {
+        const FIELD: &str = "config.linux.security_context.namespace_options.userns_options";
+        match &self.user_namespaces {
+            _ if config.security.namespaces.user.is_none() => Ok(()),
+            Err(reason) => Err(PodError::failed(
+                ErrorKind::FailedPrecondition,
+                format!("{FIELD}: this node has no user namespaces for pods: {reason}"),
+            )),
+            Ok(()) if handler.takes_user_namespaces() => Ok(()),
+            Ok(()) => Err(PodError::failed(
+                ErrorKind::Unimplemented,
+                format!("{FIELD}: runtime handler {:?} does not support user namespaces", handler.name),
+            )),
+        }
     }
 
     /// Moves a folder out of the way at once and deletes it in the background; missing is fine.

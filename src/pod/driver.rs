@@ -22,10 +22,11 @@ use super::journal::Journal;
 use super::record::PodRecord;
 use super::retry::Backoff;
 use super::state::{Stage, Step};
+use super::streams::{AttachSession, ExecSession, Wanted};
 use super::view::{PodState, PodView};
 use super::{Shared, create, files, teardown};
 use crate::launch::monitor::{EventReceiver, Monitor, MonitorEvent};
-use crate::types::container::ContainerConfig;
+use crate::types::container::{ContainerConfig, Resources};
 use crate::types::{ContainerId, ErrorKind, HasKind, PodId, now_ns};
 use crate::wire::{ExecOutcome, Exit};
 
@@ -45,7 +46,12 @@ pub(crate) enum Command {
     StopContainer(ContainerId, std::time::Duration, Reply<()>),
     RemoveContainer(ContainerId, Reply<()>),
     Exec(ContainerId, Vec<String>, Option<std::time::Duration>, Reply<ExecOutcome>),
+    ExecStreamed(ContainerId, Vec<String>, Wanted, Reply<ExecSession>),
+    Attach(ContainerId, Wanted, Reply<AttachSession>),
     ReopenLog(ContainerId, Reply<()>),
+    UpdateContainer(ContainerId, Box<Resources>, Reply<()>),
+    /// Overhead and resources; `None`: as it was.
+    UpdatePod(Box<(Option<Resources>, Option<Resources>)>, Reply<()>),
 }
 
 /// The state of the task.
@@ -154,6 +160,8 @@ impl Driver {
             state: record.stage.shown().unwrap_or(PodState::NotReady),
             created_ns: record.created_ns,
             ips: record.ips.clone(),
+            overhead: record.overhead.clone(),
+            resources: record.resources.clone(),
             netns: own_network.then(|| self.context.paths(&record.id).netns()),
             pause: record.pause,
             cgroups: record.cgroups.clone(),
@@ -179,7 +187,11 @@ impl Driver {
             Command::StopContainer(id, grace, reply) => self.stop_container(&id, grace, reply),
             Command::RemoveContainer(id, reply) => self.remove_container(&id, reply),
             Command::Exec(id, command, timeout, reply) => self.exec(&id, &command, timeout, reply),
+            Command::ExecStreamed(id, command, wanted, reply) => self.exec_streamed(&id, command, wanted, reply),
+            Command::Attach(id, wanted, reply) => self.attach(&id, wanted, reply),
             Command::ReopenLog(id, reply) => self.reopen_log(&id, reply),
+            Command::UpdateContainer(id, asked, reply) => self.update_container(&id, *asked, reply),
+            Command::UpdatePod(asked, reply) => self.update_pod(asked.0, asked.1, reply),
         }
     }
 

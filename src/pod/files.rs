@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{Dns, NamespaceMode, PodConfig};
 use crate::sys::lsm;
+use crate::wire::IdMaps;
 
 /// Size of a pod's /dev/shm, bytes: what every runtime gives.
 const SHM_SIZE: u64 = 64 << 20;
@@ -84,11 +85,20 @@ pub fn make(paths: &PodPaths, config: &PodConfig, label: Option<&str>) -> io::Re
             lsm::set_label(file, label)?;
         }
     }
+    let root = config.security.namespaces.user.as_ref().map(|user| IdMaps::from(user).root());
+    if let Some((uid, gid)) = root {
+        let hostname = Some(paths.hostname()).filter(|_| !host_network);
+        for file in [paths.resolv_conf(), paths.hosts()].into_iter().chain(hostname) {
+            std::os::unix::fs::chown(file, Some(uid), Some(gid))?;
+        }
+    }
     if config.security.namespaces.ipc != NamespaceMode::Node {
         let shm = paths.shm();
         fs::DirBuilder::new().recursive(true).mode(0o1777).create(&shm)?;
+        let (uid, gid) = root.unwrap_or((0, 0));
         let label = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
-        let options = std::ffi::CString::new(format!("mode=1777,size={SHM_SIZE}{label}")).map_err(io::Error::other)?;
+        let options = format!("mode=1777,size={SHM_SIZE},uid={uid},gid={gid}{label}");
+        let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
         let flags =
             rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NOEXEC | rustix::mount::MountFlags::NODEV;
         rustix::mount::mount("shm", &shm, "tmpfs", flags, Some(options.as_c_str()))?;

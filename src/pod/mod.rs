@@ -31,7 +31,7 @@ pub use error::PodError;
 pub use lsm::{AppArmor, Lsm, Settings as LsmSettings};
 
 use crate::container::view::ContainerView;
-use crate::types::container::ContainerConfig;
+use crate::types::container::{ContainerConfig, Resources};
 use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
 use crate::wire::ExecOutcome;
 use config::{PodConfig, PodKey};
@@ -87,7 +87,9 @@ impl Pods {
     /// # Errors
     /// `AlreadyExists` if the key is taken by a sandbox of another configuration or handler.
     pub async fn run(&self, config: PodConfig, handler: &str) -> Result<PodId, PodError> {
-        self.0.context.handlers.get(handler).map_err(|error| PodError::of("runtime_handler", &error))?;
+        let context = &self.0.context;
+        let known = context.handlers.get(handler).map_err(|error| PodError::of("runtime_handler", &error))?;
+        context.check_user_namespace(&config, known)?;
         let parent = self.0.context.cgroup_parent(&config.cgroup_parent)?;
         for _ in 0..JOIN_TRIES {
             // No await between the reservation and the driver: a caller that goes away at any moment
@@ -197,6 +199,23 @@ impl Pods {
         ask(&handle, |reply| Command::Exec(id, command, timeout, reply)).await
     }
 
+    /// Changes the resources of a container that has not ended: all that is not 0 or empty, or nothing.
+    pub async fn update_container(&self, id: &str, asked: Resources) -> Result<(), PodError> {
+        let (handle, id) = self.0.find_container(id)?;
+        ask(&handle, |reply| Command::UpdateContainer(id, Box::new(asked), reply)).await
+    }
+
+    /// Notes other resources of a sandbox; `None`: as they were.
+    pub async fn update(
+        &self,
+        id: &str,
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    ) -> Result<(), PodError> {
+        let handle = self.0.find(id)?;
+        ask(&handle, |reply| Command::UpdatePod(Box::new((overhead, resources)), reply)).await
+    }
+
     /// Closes the log file and opens its path anew.
     pub async fn reopen_log(&self, id: &str) -> Result<(), PodError> {
         let (handle, id) = self.0.find_container(id)?;
@@ -242,6 +261,8 @@ impl Shared {
             created_ns: now_ns(),
             stage: Stage::Creating,
             ips: Vec::new(),
+            overhead: config.overhead.clone(),
+            resources: config.resources.clone(),
             pause: None,
             monitor: None,
             cgroups: self.context.cgroups.folders(&parent.leaf(id.as_str())),
@@ -326,6 +347,8 @@ fn placeholder(record: &PodRecord) -> PodView {
         state: view::PodState::NotReady,
         created_ns: record.created_ns,
         ips: Vec::new(),
+        overhead: None,
+        resources: None,
         netns: None,
         pause: None,
         cgroups: Vec::new(),

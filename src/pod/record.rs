@@ -10,6 +10,7 @@ use super::state::Stage;
 use crate::container::selinux::Labels;
 use crate::store::Record;
 use crate::types::PodId;
+use crate::types::container::Resources;
 use crate::wire::Process;
 
 /// `ROOT/pods/ID/pod.json`.
@@ -33,6 +34,12 @@ pub struct PodRecord {
     pub pause: Option<Process>,
     /// The monitor.
     pub monitor: Option<Process>,
+    /// What the sandbox itself costs, as it is now (after updates).
+    #[serde(default)]
+    pub overhead: Option<Resources>,
+    /// Sum of the containers' resources, as it is now.
+    #[serde(default)]
+    pub resources: Option<Resources>,
     /// Pause's cgroup folders.
     pub cgroups: Vec<PathBuf>,
     /// Parents of these that did not exist before, to be taken away when empty.

@@ -339,7 +339,7 @@ fn read(context: &super::Context, data: &Path) -> Result<Option<Found>, store::S
         let path: PathBuf = folder.path().join("container.json");
         match store::load::<ContainerRecord>(&path) {
             Ok(Some(container)) => {
-                let hold = context.images.hold_layers(&container.layers);
+                let hold = context.images.hold_layers(&container.needed_layers());
                 containers.insert(container.id.clone(), Slot::new(container, hold));
             }
             Ok(None) => drop(fs::remove_dir_all(folder.path())),

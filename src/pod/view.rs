@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::config::PodConfig;
 use crate::container::view::ContainerView;
 use crate::types::PodId;
+use crate::types::container::Resources;
 use crate::wire::Process;
 
 /// CRI's two states.
@@ -35,6 +36,10 @@ pub struct PodView {
     pub created_ns: i64,
     /// Addresses, the primary one first; empty for host network.
     pub ips: Vec<IpAddr>,
+    /// What the sandbox itself costs, as it is now (after updates).
+    pub overhead: Option<Resources>,
+    /// Sum of the containers' resources, as it is now.
+    pub resources: Option<Resources>,
     /// Bind-mounted network namespace; `None`: the host's.
     pub netns: Option<PathBuf>,
     /// Pause, while it lives.

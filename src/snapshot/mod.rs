@@ -30,8 +30,13 @@ impl Snapshots {
     }
 
     /// Makes the folder for a container's own changes. In an overlay the root's mode and owner come from the topmost
-    /// folder, so it gets those of the image's.
-    pub fn create_upper(&self, layers: &[Digest], upper: &Path) -> io::Result<()> {
+    /// folder, so it gets those of the image's; `shift` gives the host's uid and gid for those in the layer.
+    pub fn create_upper(
+        &self,
+        layers: &[Digest],
+        upper: &Path,
+        shift: impl FnOnce(u32, u32) -> (u32, u32),
+    ) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(upper)?;
         let (mode, uid, gid) = match self.lower_dirs(layers).first() {
             Some(top) => {
@@ -40,6 +45,7 @@ impl Snapshots {
             }
             None => (0o755, 0, 0),
         };
+        let (uid, gid) = shift(uid, gid);
         std::os::unix::fs::chown(upper, Some(uid), Some(gid))?;
         fs::set_permissions(upper, fs::Permissions::from_mode(mode))
     }
@@ -102,9 +108,12 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(0o751 + i as u32)).unwrap();
         }
         let upper = root.path().join("upper");
-        snapshots.create_upper(&keys, &upper).unwrap();
+        snapshots.create_upper(&keys, &upper, |uid, gid| (uid, gid)).unwrap();
         assert_eq!(fs::metadata(&upper).unwrap().mode() & 0o7777, 0o751);
-        assert!(snapshots.create_upper(&keys, &upper).is_err(), "an old one is never taken over");
+        assert!(
+            snapshots.create_upper(&keys, &upper, |uid, gid| (uid, gid)).is_err(),
+            "an old one is never taken over"
+        );
     }
 
     #[test]

@@ -10,4 +10,5 @@ pub mod mounts;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod rights;
 pub mod seccomp;

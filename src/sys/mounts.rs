@@ -49,6 +49,18 @@ pub fn clone_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     rustix::mount::open_tree(CWD, path, flags).map_err(Into::into)
 }
 
+/// A detached copy of the mount that `file` lies on, with `file` as its root.
+pub fn clone_at(file: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(file, "", flags).map_err(Into::into)
+}
+
+/// Takes the mount at `path` away, with all that is mounted below it.
+pub fn detach(path: &Path) -> io::Result<()> {
+    let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
+    rustix::mount::unmount(path, flags).map_err(Into::into)
+}
+
 /// Attaches a detached tree at `target`.
 pub fn attach(tree: impl AsFd, target: &Path) -> io::Result<()> {
     rustix::mount::move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Into::into)

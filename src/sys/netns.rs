@@ -32,7 +32,23 @@ where
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)?;
         loopback_up()?;
         setup()?;
-        Ok(pin(path)?)
+        Ok(pin("/proc/thread-self/ns/net", path)?)
+    })
+}
+
+/// Pins the network namespace of a process that runs at `path`, which must not exist while its folder must.
+pub fn pin_of(pid: i32, path: &Path) -> io::Result<()> {
+    pin(&format!("/proc/{pid}/ns/net"), path)
+}
+
+/// Sets `lo` up in the namespace pinned at `path` and runs `setup` inside. Blocks for about a millisecond.
+pub fn prepare<E>(path: &Path, setup: impl FnOnce() -> Result<(), E> + Send) -> Result<(), E>
+where
+    E: From<io::Error> + Send,
+{
+    within(path, || {
+        loopback_up()?;
+        setup()
     })
 }
 
@@ -76,10 +92,10 @@ where
     })
 }
 
-/// Binds the calling thread's namespace to a new file at `path`.
-fn pin(path: &Path) -> io::Result<()> {
+/// Binds a namespace to a new file at `path`.
+fn pin(namespace: &str, path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o444).open(path)?;
-    mount_bind("/proc/thread-self/ns/net", path).map_err(|error| {
+    mount_bind(namespace, path).map_err(|error| {
         let _ = fs::remove_file(path);
         io::Error::from(error)
     })

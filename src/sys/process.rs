@@ -102,6 +102,12 @@ pub fn stat(pid: i32) -> Option<(u8, u64)> {
     parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// A process's parent, as far as this process can see it.
+pub fn parent(pid: i32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().nth(1)?.parse().ok().filter(|parent| *parent > 0)
+}
+
 /// The program's name, in parentheses, may hold anything, parentheses and spaces too.
 fn parse_stat(text: &str) -> Option<(u8, u64)> {
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
@@ -167,7 +173,9 @@ mod tests {
         assert_eq!(parse_stat(text), Some((b'S', 987_654)));
         assert_eq!(parse_stat("42 (x) S 1"), None);
         assert_eq!(parse_stat(""), None);
-        assert!(stat(i32::try_from(std::process::id()).unwrap()).is_some_and(|(state, _)| b"RS".contains(&state)));
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(stat(own).is_some_and(|(state, _)| b"RS".contains(&state)));
+        assert_eq!(parent(own), i32::try_from(std::os::unix::process::parent_id()).ok());
     }
 
     #[test]

@@ -9,15 +9,25 @@
 //! compile the very same definitions.
 
 pub mod codec;
+pub mod streams;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::pod::{IdMapping, UserNamespace};
 use crate::types::{ContainerId, ErrorKind, PodId};
+pub use streams::{AttachSpec, Ends, StreamedExec, Told};
 
 /// Version of this protocol; raised when a meaning changes, not when a field is added.
 pub const VERSION: u32 = 1;
+
+/// A monitor with this argument and a folder's path only tries out whether pods can have user namespaces there.
+pub const PROBE_ARGUMENT: &str = "--probe-user-namespaces";
+
+/// What a failure's message begins with if an image volume cannot be mounted: clients look for it.
+pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 
 /// Daemon to monitor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +36,9 @@ pub struct Call {
     pub id: u64,
     /// What to do.
     pub request: Request,
+    /// How many file descriptors come with the first byte of this frame.
+    #[serde(default)]
+    pub descriptors: usize,
 }
 
 /// Requests. Every one is answered by exactly one [`Message::Answer`]; they are carried out
@@ -39,7 +52,7 @@ pub enum Request {
         version: u32,
     },
     /// Make the pause process and the pod's namespaces. Answered by [`Reply::Pause`].
-    Pause(PauseSpec),
+    Pause(Box<PauseSpec>),
     /// Create a container up to, not including, its first instruction. [`Reply::Created`].
     Create(Box<CreateSpec>),
     /// Let a created container run. [`Reply::Started`]; an `Err` says why exec failed.
@@ -65,6 +78,12 @@ pub enum Request {
     },
     /// Run a process in a container and collect what it prints. [`Reply::Exec`].
     Exec(Box<ExecSpec>),
+    /// Run a process in a container with streams of the caller's. [`Reply::Done`] once its program
+    /// runs; an `Err` says why it cannot. It is killed when the line is hung up.
+    ExecStreamed(Box<StreamedExec>),
+    /// Copy a running container's output, and take input for it, from now on until the line is hung
+    /// up. [`Reply::Done`] once that is so.
+    Attach(Box<AttachSpec>),
     /// Close the log file and open its path anew. [`Reply::Done`] once that is so.
     ReopenLog {
         /// Which.
@@ -79,15 +98,36 @@ pub enum Request {
 impl Request {
     /// Whether it brings something to life.
     pub fn begins(&self) -> bool {
-        matches!(self, Self::Pause(_) | Self::Create(_) | Self::Start { .. } | Self::Exec(_))
+        matches!(
+            self,
+            Self::Pause(_)
+                | Self::Create(_)
+                | Self::Start { .. }
+                | Self::Exec(_)
+                | Self::ExecStreamed(_)
+                | Self::Attach(_)
+        )
+    }
+
+    /// Where the descriptors are that go beside the frame; `None`: it takes none.
+    pub fn descriptors(&mut self) -> Option<&mut Vec<OwnedFd>> {
+        match self {
+            Self::ExecStreamed(spec) => Some(&mut spec.descriptors),
+            Self::Attach(spec) => Some(&mut spec.descriptors),
+            _ => None,
+        }
     }
 }
 
 /// The pod's own process and namespaces.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PauseSpec {
-    /// Bind-mounted network namespace to join; `None`: the host's.
+    /// Bind-mounted network namespace to join; `None`: the host's. With a user namespace it is made, owned by
+    /// that, and bind-mounted there, where nothing is yet.
     pub netns: Option<PathBuf>,
+    /// A new user namespace with these mappings, which owns all other new ones.
+    #[serde(default)]
+    pub user_namespace: Option<IdMaps>,
     /// A new IPC namespace (else the host's).
     pub new_ipc: bool,
     /// A new PID namespace with pause as its init (shared-PID pods).
@@ -159,6 +199,9 @@ pub enum Engine {
 pub struct Confinement {
     /// File with the compiled seccomp filter (`struct sock_filter[]`); `None`: unconfined.
     pub bpf: Option<PathBuf>,
+    /// Who decides on system calls that the filter does not.
+    #[serde(default)]
+    pub notify: Option<Notify>,
     /// Capability sets as bit masks.
     pub capabilities: Capabilities,
     /// PR_SET_NO_NEW_PRIVS.
@@ -167,6 +210,15 @@ pub struct Confinement {
     pub selinux_label: Option<String>,
     /// AppArmor profile to change to on exec.
     pub apparmor_profile: Option<String>,
+}
+
+/// Who gets the descriptor of a seccomp filter that asks (OCI runtime spec, `seccomp.listenerPath`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    /// Unix stream socket on the host.
+    pub listener: PathBuf,
+    /// Handed on to whoever listens.
+    pub metadata: String,
 }
 
 /// Capability sets, bit n for capability n.
@@ -196,6 +248,10 @@ pub struct Rootfs {
     /// SELinux label that all files in it have.
     #[serde(default)]
     pub label: Option<String>,
+    /// Whom the files of `lower` belong to inside: layers are shared by pods with different mappings. `upper`
+    /// holds the owners as the host numbers them.
+    #[serde(default)]
+    pub idmap: Option<IdMaps>,
 }
 
 /// A mount that is prepared in the helper's private mount namespace, because libcontainer cannot
@@ -208,9 +264,23 @@ pub struct StagedMount {
     pub staged: PathBuf,
     /// `private`, `slave`, `shared`.
     pub propagation: StagedPropagation,
-    /// User namespace mappings for an idmapped mount: (host, container, length).
+    /// User namespace mappings for an idmapped mount.
     #[serde(default)]
     pub idmap: Option<IdMaps>,
+    /// What is mounted is not `source` but (a part of) an image; `staged` does not exist yet.
+    #[serde(default)]
+    pub image: Option<ImageTree>,
+}
+
+/// An image's files, read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageTree {
+    /// As the client named it, for messages.
+    pub name: String,
+    /// Layer folders, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// Relative path of the folder or file in it; empty: all of it.
+    pub sub_path: PathBuf,
 }
 
 /// Propagation of a staged mount.
@@ -231,6 +301,41 @@ pub struct IdMaps {
     pub uids: Vec<(u32, u32, u32)>,
     /// gids
     pub gids: Vec<(u32, u32, u32)>,
+}
+
+impl IdMaps {
+    /// The host's number of a user inside; `None`: he does not exist there.
+    pub fn uid(&self, inside: u32) -> Option<u32> {
+        on_host(&self.uids, inside)
+    }
+
+    /// The host's number of a group inside.
+    pub fn gid(&self, inside: u32) -> Option<u32> {
+        on_host(&self.gids, inside)
+    }
+
+    /// The host's numbers of root inside, which is always mapped.
+    pub fn root(&self) -> (u32, u32) {
+        (self.uid(0).unwrap_or(0), self.gid(0).unwrap_or(0))
+    }
+}
+
+fn on_host(maps: &[(u32, u32, u32)], inside: u32) -> Option<u32> {
+    maps.iter().find_map(|(first, host, length)| {
+        let offset = inside.checked_sub(*first).filter(|offset| offset < length)?;
+        host.checked_add(offset)
+    })
+}
+
+impl From<&UserNamespace> for IdMaps {
+    fn from(from: &UserNamespace) -> Self {
+        Self { uids: triples(&from.uids), gids: triples(&from.gids) }
+    }
+}
+
+/// Mappings in the order of [`IdMaps`].
+pub fn triples(from: &[IdMapping]) -> Vec<(u32, u32, u32)> {
+    from.iter().map(|map| (map.container_id, map.host_id, map.length)).collect()
 }
 
 /// Input and output of a container.

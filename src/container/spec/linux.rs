@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Inputs, SpecError};
 use crate::types::container::Resources;
-use crate::types::pod::NamespaceMode;
+use crate::types::pod::{IdMapping, NamespaceMode};
 
 pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
     let security = &inputs.config.security;
@@ -23,8 +23,20 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, SpecError> {
     if inputs.pids != 0 {
         linux["resources"]["pids"] = json!({ "limit": inputs.pids });
     }
+    if let Some(user) = &inputs.pod.security.namespaces.user {
+        linux["uidMappings"] = id_mappings(&user.uids);
+        linux["gidMappings"] = id_mappings(&user.gids);
+    }
     if !nodes.is_empty() {
         linux["devices"] = json!(nodes);
+    }
+    if !inputs.edits.net_devices.is_empty() {
+        let moved = inputs.edits.net_devices.iter();
+        linux["netDevices"] =
+            moved.map(|(host, name)| (host.clone(), json!({ "name": name }))).collect::<serde_json::Map<_, _>>().into();
+    }
+    if let Some(rdt) = &inputs.edits.intel_rdt {
+        linux["intelRdt"] = rdt.clone();
     }
     if !security.privileged {
         linux["maskedPaths"] = json!(security.masked_paths);
@@ -66,12 +78,21 @@ pub fn resources(asked: &Resources) -> Value {
     out
 }
 
+/// Mappings in the OCI form.
+pub(super) fn id_mappings(from: &[IdMapping]) -> Value {
+    let one = |map: &IdMapping| json!({ "containerID": map.container_id, "hostID": map.host_id, "size": map.length });
+    from.iter().map(one).collect()
+}
+
 fn namespaces(inputs: &Inputs<'_>) -> Result<Vec<Value>, SpecError> {
     let options = &inputs.config.security.namespaces;
     let pod = &inputs.pod.security.namespaces;
     let places = inputs.places;
     let of = |pid: i32, kind: &str| format!("/proc/{pid}/ns/{kind}");
     let mut list = vec![json!({ "type": "mount" })];
+    if pod.user.is_some() {
+        list.push(json!({ "type": "user", "path": of(places.pause, "user") }));
+    }
     if let Some(netns) = &places.netns {
         list.push(json!({ "type": "network", "path": netns }));
         list.push(json!({ "type": "uts", "path": of(places.pause, "uts") }));

@@ -6,6 +6,7 @@
 mod linux;
 mod mounts;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxSeccomp;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::capabilities;
 use super::config::ContainerConfig;
 use super::devices::Node;
+use super::edits::Edits;
 use super::user::Resolved;
 use crate::types::pod::PodConfig;
 use crate::wire::{Capabilities, Confinement, StagedMount};
@@ -107,8 +109,12 @@ pub struct Inputs<'a> {
     pub mount_label: Option<&'a str>,
     /// Annotations for the runtime, already filtered.
     pub annotations: Vec<(String, String)>,
+    /// Layer folders, topmost first, of the images that are mounted as volumes, by the name in the config.
+    pub volumes: &'a BTreeMap<String, Vec<PathBuf>>,
     /// Device nodes to hand in.
     pub devices: &'a [Node],
+    /// What CDI devices add; their nodes are among `devices`.
+    pub edits: &'a Edits,
     /// RLIMIT_NOFILE, soft and hard.
     pub nofile: (u64, u64),
     /// Most processes; 0: unlimited.
@@ -151,6 +157,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Made, SpecError> {
         // A runtime with a kernel of its own does not see the namespace's name.
         spec["hostname"] = json!(inputs.pod.hostname);
     }
+    let hooks = hooks(inputs);
+    if hooks.as_object().is_some_and(|hooks| !hooks.is_empty()) {
+        spec["hooks"] = hooks;
+    }
     if !inputs.annotations.is_empty() {
         spec["annotations"] =
             inputs.annotations.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>().into();
@@ -164,6 +174,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Made, SpecError> {
         no_new_privs: security.no_new_privs,
         selinux_label: inputs.process_label.map(str::to_owned),
         apparmor_profile: inputs.apparmor.map(str::to_owned),
+        notify: None,
     };
     Ok(Made { spec, confinement, staged: mounts.staged })
 }
@@ -174,6 +185,10 @@ pub fn exec_process(first: &Value, command: &[String], terminal: bool) -> Value 
     let mut process = first.clone();
     process["args"] = json!(command);
     process["terminal"] = json!(terminal);
+    let names_term = |entry: &Value| entry.as_str().is_some_and(|text| text.starts_with("TERM="));
+    if let Some(env) = process["env"].as_array_mut().filter(|env| terminal && !env.iter().any(names_term)) {
+        env.push(json!("TERM=xterm"));
+    }
     process
 }
 
@@ -186,10 +201,12 @@ fn process(inputs: &Inputs<'_>, caps: &Capabilities) -> Result<Value, SpecError>
     if !cwd.starts_with('/') {
         return Err(SpecError { field: "config.working_dir", value: cwd.to_owned(), reason: "want an absolute path" });
     }
+    let mut groups = user.groups.clone();
+    groups.extend(inputs.edits.gids.iter().copied());
     let adjust = config.resources.as_ref().map_or(0, |resources| resources.oom_score_adj);
     let mut process = json!({
         "terminal": config.tty,
-        "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.groups },
+        "user": { "uid": user.uid, "gid": user.gid, "additionalGids": groups },
         "args": args(config, program)?,
         "env": env(inputs)?,
         "cwd": cwd,
@@ -213,6 +230,21 @@ fn process(inputs: &Inputs<'_>, caps: &Capabilities) -> Result<Value, SpecError>
         process["selinuxLabel"] = json!(label);
     }
     Ok(process)
+}
+
+/// The built-in engine has no prestart hooks, which were replaced by createRuntime, at whose time they run.
+fn hooks(inputs: &Inputs<'_>) -> Value {
+    let mut all = json!({});
+    let early = inputs.edits.hooks.iter().filter(|(kind, _)| kind == "prestart");
+    let later = inputs.edits.hooks.iter().filter(|(kind, _)| kind != "prestart");
+    for (kind, hook) in early.chain(later) {
+        let kind = if inputs.stage && kind == "prestart" { "createRuntime" } else { kind };
+        match all.get_mut(kind).and_then(Value::as_array_mut) {
+            Some(list) => list.push(hook.clone()),
+            None => all[kind] = json!([hook]),
+        }
+    }
+    all
 }
 
 /// CRI's command replaces the entrypoint and, with it, the image's command; args replace the command.
@@ -262,6 +294,10 @@ fn env(inputs: &Inputs<'_>) -> Result<Vec<String>, SpecError> {
         let text = format!("{name}={value}");
         string("config.envs", &text)?;
         set(&mut list, text);
+    }
+    for text in &inputs.edits.env {
+        string("cdi env", text)?;
+        set(&mut list, text.clone());
     }
     if !list.iter().any(|text| text.starts_with("HOME=")) {
         list.push(format!("HOME={}", inputs.user.home.as_deref().unwrap_or("/")));

@@ -2,12 +2,17 @@
 
 use serde_json::{Value, json};
 
+use super::linux::id_mappings;
 use super::{Inputs, SpecError};
+use crate::container::edits::EditMount;
 use crate::types::container::{Mount, Propagation};
-use crate::wire::{StagedMount, StagedPropagation};
+use crate::wire::{IdMaps, ImageTree, StagedMount, StagedPropagation, triples};
 
 /// Mount options that a client may add to a bind mount (CRI 0.37, `Mount.mount_options`).
 const EXTRA_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
+
+/// Mount options that are the staging's to carry out.
+const PROPAGATION: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
 
 pub(super) struct Mounts {
     pub(super) list: Vec<Value>,
@@ -25,16 +30,14 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
 
     let mut staged = Vec::new();
     for (index, mount) in asked.iter().enumerate() {
-        if mount.image.is_some() {
-            return Err(refuse("config.mounts.image", mount, "image volumes are not available in this version"));
+        let pods = inputs.pod.security.namespaces.user.as_ref();
+        if pods.is_some() && mount.propagation == Propagation::Bidirectional {
+            let reason = "out of a user namespace no mount can reach the host";
+            return Err(refuse("config.mounts.propagation", mount, reason));
         }
-        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return Err(refuse(
-                "config.mounts.uidMappings",
-                mount,
-                "idmapped mounts are not available in this version",
-            ));
-        }
+        let mapped = !mount.uid_mappings.is_empty();
+        let own_maps =
+            mapped.then(|| IdMaps { uids: triples(&mount.uid_mappings), gids: triples(&mount.gid_mappings) });
         if mount.recursive_read_only && (!mount.readonly || mount.propagation != Propagation::Private) {
             return Err(refuse("config.mounts.recursive_read_only", mount, "wants readonly and private propagation"));
         }
@@ -43,8 +46,12 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
                 return Err(refuse("config.mounts.mount_options", mount, "want noexec, nodev or nosuid"));
             }
         }
-        // Private ones, too: libcontainer would leave them the host's slaves.
-        let stage = inputs.stage;
+        let image = match &mount.image {
+            None => None,
+            Some(name) => Some(image_tree(inputs, mount, name)?),
+        };
+        // Private ones, too: libcontainer would leave them the host's slaves. No runtime knows of images.
+        let stage = inputs.stage || image.is_some();
         let source = if stage {
             let place = inputs.staging.join(index.to_string());
             staged.push(StagedMount {
@@ -55,7 +62,9 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
                     Propagation::HostToContainer => StagedPropagation::Slave,
                     Propagation::Bidirectional => StagedPropagation::Shared,
                 },
-                idmap: None,
+                // Images belong to the users that they name inside, as the root file system does.
+                idmap: own_maps.or_else(|| pods.filter(|_| image.is_some()).map(IdMaps::from)),
+                image,
             });
             place
         } else {
@@ -75,7 +84,17 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
             _ => "rw",
         });
         options.extend(mount.mount_options.iter().map(String::as_str));
-        list.push(json!({ "destination": mount.container_path, "type": "bind", "source": source, "options": options }));
+        let mut entry =
+            json!({ "destination": mount.container_path, "type": "bind", "source": source, "options": options });
+        if mapped && !stage {
+            entry["uidMappings"] = id_mappings(&mount.uid_mappings);
+            entry["gidMappings"] = id_mappings(&mount.gid_mappings);
+        }
+        list.push(entry);
+    }
+    for (index, mount) in inputs.edits.mounts.iter().enumerate() {
+        list.retain(|known| known["destination"] != json!(mount.destination));
+        list.push(edit(inputs, mount, index, &mut staged));
     }
     let any = |wanted| asked.iter().any(|mount| mount.propagation == wanted);
     let root_propagation = if any(Propagation::Bidirectional) {
@@ -86,6 +105,37 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
         None
     };
     Ok(Mounts { list, staged, root_propagation })
+}
+
+fn image_tree(inputs: &Inputs<'_>, mount: &Mount, name: &str) -> Result<ImageTree, SpecError> {
+    let lower = inputs.volumes.get(name).cloned();
+    let lower = lower.ok_or_else(|| refuse("config.mounts.image", mount, "the image is not here"))?;
+    Ok(ImageTree { name: name.to_owned(), lower, sub_path: mount.image_sub_path.clone().into() })
+}
+
+/// A mount of a CDI device.
+fn edit(inputs: &Inputs<'_>, mount: &EditMount, index: usize, staged: &mut Vec<StagedMount>) -> Value {
+    let has = |names: &[&str]| mount.options.iter().any(|option| names.contains(&option.as_str()));
+    let EditMount { source, destination, kind, options } = mount;
+    if !mount.is_bind() {
+        return json!({ "destination": destination, "type": kind, "source": source, "options": options });
+    }
+    let mut options = options.clone();
+    if !has(&["bind", "rbind"]) {
+        options.push("rbind".to_owned());
+    }
+    if !inputs.stage {
+        return json!({ "destination": destination, "type": "bind", "source": source, "options": options });
+    }
+    let propagation = match () {
+        () if has(&["rshared", "shared"]) => StagedPropagation::Shared,
+        () if has(&["rslave", "slave"]) => StagedPropagation::Slave,
+        () => StagedPropagation::Private,
+    };
+    options.retain(|option| !PROPAGATION.contains(&option.as_str()));
+    let place = inputs.staging.join(format!("cdi-{index}"));
+    staged.push(StagedMount { source: source.into(), staged: place.clone(), propagation, idmap: None, image: None });
+    json!({ "destination": destination, "type": "bind", "source": place, "options": options })
 }
 
 /// What every container gets, in the order and with the options that images are used to.

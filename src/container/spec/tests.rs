@@ -78,7 +78,9 @@ fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made
         process_label: Some("u:r:t:s0:c1,c2"),
         mount_label: Some("u:o:f:s0:c1,c2"),
         annotations: Vec::new(),
+        volumes: &[("v".to_owned(), vec!["/l/2".into(), "/l/1".into()])].into(),
         devices: &[],
+        edits: &Edits::default(),
         nofile: (1024, 4096),
         pids: 0,
     })

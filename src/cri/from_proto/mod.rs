@@ -15,11 +15,13 @@ mod pod;
 mod resources;
 mod security;
 mod sysctls;
+mod update;
 
 pub use at::{At, DecodeError};
 pub use container::container;
 pub use image::{auth, image_name};
 pub use pod::pod;
+pub use update::{container_update, pod_update};
 
 use std::time::Duration;
 

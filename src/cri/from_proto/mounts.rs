@@ -9,6 +9,19 @@ use crate::types::container::{Device, Mount, Propagation};
 /// Options a client may add to a mount.
 const OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 
+/// Files in /proc that may be covered: what programs such as lxcfs answer in the kernel's place.
+const COVERED: [&str; 9] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+];
+
 /// One mount.
 pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount, DecodeError> {
     let proto::Mount {
@@ -34,6 +47,10 @@ pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount
     match &image {
         Some(_) if !host_path.is_empty() => return Err(host_at.bad(host_path, "does not go with image")),
         Some(_) if !readonly => return Err(at.field("readonly").bad(readonly, "image volumes are always read-only")),
+        Some(_) if propagation == Propagation::Bidirectional => {
+            let value = MountPropagation::PropagationBidirectional.as_str_name();
+            return Err(at.field("propagation").bad(value, "does not go with image"));
+        }
         None if !image_sub_path.is_empty() => {
             return Err(at.field("image_sub_path").bad(image_sub_path, "goes with image only"));
         }
@@ -53,7 +70,11 @@ pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount
         return Err(uid_at.bad(uid_mappings.len(), "mappings need gidMappings beside them, and the other way round"));
     }
     Ok(Mount {
-        container_path: absolute(&at.field("container_path"), container_path)?,
+        container_path: outside_proc(
+            &at.field("container_path"),
+            absolute(&at.field("container_path"), container_path)?,
+            &host_path,
+        )?,
         host_path: if image.is_some() { host_path } else { absolute(&host_at, host_path)? },
         readonly,
         recursive_read_only,
@@ -71,6 +92,16 @@ pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount
             }
         })?,
     })
+}
+
+/// Nothing may lie over /proc: what the runtime writes there must reach the kernel. Its own files are fine.
+fn outside_proc(at: &At<'_>, path: String, host_path: &str) -> Result<String, DecodeError> {
+    let parts: Vec<_> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let clean = format!("/{}", parts.join("/"));
+    let fine = parts.first() != Some(&"proc")
+        || COVERED.contains(&clean.as_str())
+        || (clean == "/proc" && host_path.trim_end_matches('/') == "/proc");
+    if fine { Ok(path) } else { Err(at.bad(path, "nothing may be mounted over /proc")) }
 }
 
 /// One device.
@@ -108,6 +139,19 @@ pub fn cdi_device(at: &At<'_>, from: proto::CdiDevice) -> Result<String, DecodeE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn proc_is_the_kernel_s() {
+        let covers = |path: &str, host: &str| outside_proc(&At::root("config"), path.to_owned(), host).is_ok();
+        for path in ["/proc", "//proc/", "/./proc/self", "/proc/sys/kernel"] {
+            assert!(!covers(path, "/data"), "{path}");
+        }
+        for (path, host) in
+            [("/proc/meminfo", "/lxcfs/meminfo"), ("/proc", "/proc/"), ("/host/proc", "/proc"), ("/process", "/data")]
+        {
+            assert!(covers(path, host), "{path}");
+        }
+    }
 
     const AT: At<'static> = At::root("m");
 
@@ -155,6 +199,7 @@ mod tests {
         refused(|m| m.image = image(""), "m.image.image");
         refused(|m| m.image_sub_path = "../etc".into(), "m.image_sub_path");
         refused(|m| m.image_sub_path = "/etc".into(), "m.image_sub_path");
+        refused(|m| m.propagation = 2, "m.propagation");
     }
 
     #[test]

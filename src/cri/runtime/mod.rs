@@ -1,13 +1,17 @@
 //! RuntimeService: who answers which call.
 
+mod attach;
 mod container;
 mod container_status;
+mod exec;
 mod exec_sync;
 mod pod_sandbox;
 mod pod_sandbox_status;
+mod port_forward;
 mod runtime_config;
 mod stats;
 mod status;
+mod update;
 mod version;
 
 use std::sync::Arc;
@@ -89,19 +93,17 @@ runtime_service! {
         container_status::container_status(ContainerStatusRequest) -> ContainerStatusResponse;
         container_status::list_containers(ListContainersRequest) -> ListContainersResponse;
         exec_sync::exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+        update::update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+        update::update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
+        exec::exec(ExecRequest) -> ExecResponse;
+        attach::attach(AttachRequest) -> AttachResponse;
+        port_forward::port_forward(PortForwardRequest) -> PortForwardResponse;
         stats::container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
         stats::list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         stats::pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
         stats::list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
     }
     missing {
-        exec(ExecRequest) -> ExecResponse: "streaming exec (Exec)";
-        attach(AttachRequest) -> AttachResponse: "streaming attach (Attach)";
-        port_forward(PortForwardRequest) -> PortForwardResponse: "port forwarding (PortForward)";
-        update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse:
-            "changing the resources of a container (UpdateContainerResources)";
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse:
-            "changing the resources of a sandbox (UpdatePodSandboxResources)";
         list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse:
             "metrics (ListMetricDescriptors)";
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse:

@@ -6,8 +6,9 @@ use crate::cri::filter::PodFilter;
 use crate::cri::status::status;
 use crate::cri::{Services, from_proto, info, to_proto, trace};
 use crate::proto::{ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxStatusRequest, PodSandboxStatusResponse};
+use crate::types::now_ns;
 
-/// One sandbox. The statuses of its containers are for clients that follow events, which there are none of.
+/// One sandbox, with all its containers as they were at the same moment.
 pub async fn pod_sandbox_status(
     services: &Services,
     request: PodSandboxStatusRequest,
@@ -18,8 +19,12 @@ pub async fn pod_sandbox_status(
     Ok(PodSandboxStatusResponse {
         status: Some(to_proto::pod_status(&view)),
         info: if request.verbose { info::pod(&view) } else { Default::default() },
-        containers_statuses: Vec::new(),
-        timestamp: 0,
+        containers_statuses: view
+            .containers
+            .iter()
+            .map(|view| to_proto::container_status(view, &services.images))
+            .collect(),
+        timestamp: now_ns(),
     })
 }
 

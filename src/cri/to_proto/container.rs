@@ -4,8 +4,8 @@ use super::{id_mappings, resources};
 use crate::container::view::{ContainerState, ContainerView};
 use crate::image::Images;
 use crate::proto;
-use crate::types::Signal;
 use crate::types::container::{ContainerConfig, Mount, Propagation};
+use crate::types::{Digest, Signal};
 
 fn metadata(from: &ContainerConfig) -> proto::ContainerMetadata {
     proto::ContainerMetadata { name: from.name.clone(), attempt: from.attempt }
@@ -71,7 +71,7 @@ pub fn container_status(from: &ContainerView, images: &Images) -> proto::Contain
         message: from.message.clone(),
         labels: config.labels.clone().into_iter().collect(),
         annotations: config.annotations.clone().into_iter().collect(),
-        mounts: config.mounts.iter().map(|from| mount(from, images)).collect(),
+        mounts: config.mounts.iter().map(|mounted| mount(mounted, &from.volumes)).collect(),
         log_path: from.log_path.clone(),
         resources: linux.map(|linux| proto::ContainerResources { linux: Some(linux), windows: None }),
         image_id: from.image_id.to_string(),
@@ -86,11 +86,11 @@ pub fn container_status(from: &ContainerView, images: &Images) -> proto::Contain
     }
 }
 
-fn mount(from: &Mount, images: &Images) -> proto::Mount {
+/// `image_ref` of an image volume is what PullImage answered for it, whatever became of the image since.
+fn mount(from: &Mount, volumes: &[(String, Digest)]) -> proto::Mount {
     let image = from.image.as_ref().map(|name| {
-        let found = images.find(name);
-        let image_ref = found.map(|image| image.digests.first().cloned().unwrap_or_else(|| image.id.to_string()));
-        proto::ImageSpec { image: name.clone(), image_ref: image_ref.unwrap_or_default(), ..Default::default() }
+        let id = volumes.iter().find(|(known, _)| known == name).map(|(_, id)| id.to_string());
+        proto::ImageSpec { image: name.clone(), image_ref: id.unwrap_or_default(), ..Default::default() }
     });
     proto::Mount {
         container_path: from.container_path.clone(),

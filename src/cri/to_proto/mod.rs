@@ -81,6 +81,7 @@ pub mod samples {
         let labels = [("app".to_owned(), "web".to_owned())].into();
         let asked = proto::ContainerConfig { metadata, image, labels, ..Default::default() };
         ContainerView {
+            volumes: Vec::new(),
             id: ContainerId::parse(&digit.repeat(64)).unwrap(),
             pod: pod.clone(),
             config: Arc::new(from_proto::container(Some(asked), &[]).unwrap()),
@@ -121,6 +122,8 @@ pub mod samples {
             state: PodState::Ready,
             created_ns: 5,
             ips: vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
+            overhead: None,
+            resources: None,
             netns: Some("/run/podwright/pods/x/netns".into()),
             pause: None,
             cgroups: Vec::new(),

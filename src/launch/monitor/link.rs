@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::{LaunchError, MonitorEvent};
+use crate::sys::rights;
 use crate::types::{ErrorKind, PodId};
 use crate::wire::codec::{self, MAX_CALL};
 use crate::wire::{Call, Failure, Message, Reply, Request};
@@ -28,9 +30,16 @@ type Answer = oneshot::Sender<Result<Reply, Failure>>;
 #[derive(Debug)]
 pub struct Link {
     pod: PodId,
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: mpsc::Sender<Frame>,
     calls: Arc<Calls>,
     reader: JoinHandle<()>,
+}
+
+/// A call as it is written. The descriptors are closed once they are sent.
+#[derive(Debug)]
+struct Frame {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
 }
 
 /// Calls that wait for their answers; `None` once the connection is gone.
@@ -69,7 +78,8 @@ impl Link {
     }
 
     /// Asks and waits for the answer.
-    pub async fn call(&self, request: Request) -> Result<Reply, LaunchError> {
+    pub async fn call(&self, mut request: Request) -> Result<Reply, LaunchError> {
+        let descriptors = request.descriptors().map(std::mem::take).unwrap_or_default();
         let gone = || LaunchError::Gone(self.pod.clone());
         let (answer, wait) = oneshot::channel();
         let id = {
@@ -80,7 +90,7 @@ impl Link {
             waiting.answers.insert(id, answer);
             id
         };
-        if let Err(error) = self.send(&Call { id, request }).await {
+        if let Err(error) = self.send(&Call { id, request, descriptors: descriptors.len() }, descriptors).await {
             if let Some(waiting) = self.calls.lock().as_mut() {
                 waiting.answers.remove(&id);
             }
@@ -90,25 +100,36 @@ impl Link {
         Ok(wait.await.map_err(|_| gone())??)
     }
 
-    async fn send(&self, call: &Call) -> Result<(), LaunchError> {
-        let frame = codec::encode(call).map_err(|error| {
+    async fn send(&self, call: &Call, descriptors: Vec<OwnedFd>) -> Result<(), LaunchError> {
+        let bytes = codec::encode(call).map_err(|error| {
             LaunchError::Refused(Failure { kind: ErrorKind::InvalidArgument, message: error.to_string() })
         })?;
-        let length = frame.len() - 4;
+        let length = bytes.len() - 4;
         if length > MAX_CALL {
             return Err(LaunchError::TooLong { pod: self.pod.clone(), length, limit: MAX_CALL });
         }
-        self.frames.send(frame).await.map_err(|_| LaunchError::Gone(self.pod.clone()))
+        self.frames.send(Frame { bytes, descriptors }).await.map_err(|_| LaunchError::Gone(self.pod.clone()))
     }
 }
 
-async fn write(mut output: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
+async fn write(mut output: OwnedWriteHalf, mut queue: mpsc::Receiver<Frame>) {
     while let Some(frame) = queue.recv().await {
         // The reader sees the end, too, and tells those who wait.
-        if output.write_all(&frame).await.is_err() {
+        if write_frame(&mut output, &frame).await.is_err() {
             return;
         }
     }
+}
+
+async fn write_frame(output: &mut OwnedWriteHalf, frame: &Frame) -> io::Result<()> {
+    let mut sent = 0;
+    if !frame.descriptors.is_empty() {
+        let socket = output.as_ref();
+        let descriptors: Vec<_> = frame.descriptors.iter().map(|fd| fd.as_fd()).collect();
+        let send = || rights::send(socket, &frame.bytes, &descriptors);
+        sent = socket.async_io(Interest::WRITABLE, send).await?;
+    }
+    output.write_all(&frame.bytes[sent..]).await
 }
 
 async fn serve(pod: PodId, input: OwnedReadHalf, calls: Arc<Calls>, tell: mpsc::UnboundedSender<MonitorEvent>) {

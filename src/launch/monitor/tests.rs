@@ -85,6 +85,7 @@ async fn a_request_that_is_too_long_is_not_sent() {
     let (met, peer) = meet(|mut peer, _| assert_eq!(peer.read(&mut [0]).unwrap(), 0)).await;
     let (monitor, _, _events) = met.unwrap();
     let spec = PauseSpec {
+        user_namespace: None,
         netns: None,
         new_ipc: true,
         new_pid: false,

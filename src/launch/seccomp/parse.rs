@@ -12,6 +12,8 @@ use crate::sys::caps;
 /// Largest profile, bytes.
 pub const MAX_PROFILE: usize = 1 << 20;
 
+/// Longest path of a Unix socket, bytes.
+const MAX_LISTENER: usize = 107;
 /// Names of architectures in Docker's conditions, as Go knows them.
 const GO_ARCH: &str = if cfg!(target_arch = "x86_64") {
     "amd64"
@@ -41,6 +43,7 @@ struct Profile {
     #[serde(default)]
     flags: Vec<LinuxSeccompFilterFlag>,
     listener_path: Option<String>,
+    listener_metadata: Option<String>,
     #[serde(default)]
     syscalls: Vec<Rule>,
 }
@@ -81,9 +84,6 @@ pub fn parse_profile(text: &[u8], capabilities: u64) -> Result<LinuxSeccomp, Sec
         return Err(SeccompError::TooLarge(text.len()));
     }
     let profile: Profile = serde_json::from_slice(text)?;
-    if profile.listener_path.is_some_and(|path| !path.is_empty()) {
-        return Err(SeccompError::Unsupported("listenerPath"));
-    }
     let mut names = profile.architectures;
     for map in profile.arch_map.into_iter().filter(|map| map.architecture == NATIVE) {
         names.push(map.architecture);
@@ -94,13 +94,12 @@ pub fn parse_profile(text: &[u8], capabilities: u64) -> Result<LinuxSeccomp, Sec
     });
     let mut rules = Vec::new();
     for rule in profile.syscalls {
-        if rule.action == LinuxSeccompAction::ScmpActNotify {
-            return Err(SeccompError::Unsupported("SCMP_ACT_NOTIFY"));
-        }
         if applies(&rule, capabilities) {
             rules.extend(finish(rule)?);
         }
     }
+    let listener = profile.listener_path.filter(|path| !path.is_empty());
+    asked(profile.default_action, &rules, listener.as_deref())?;
     let mut built = LinuxSeccompBuilder::default()
         .default_action(profile.default_action)
         .architectures(architectures.collect::<Result<Vec<_>, _>>()?)
@@ -111,7 +110,33 @@ pub fn parse_profile(text: &[u8], capabilities: u64) -> Result<LinuxSeccomp, Sec
     if !profile.flags.is_empty() {
         built = built.flags(profile.flags);
     }
+    if let Some(path) = listener {
+        built = built.listener_path(path);
+    }
+    if let Some(metadata) = profile.listener_metadata {
+        built = built.listener_metadata(metadata);
+    }
     built.build().map_err(|_| SeccompError::Unsupported("a profile of this form"))
+}
+
+/// Calls that somebody else decides on need somebody, and the one by which he is told must go through.
+fn asked(default: LinuxSeccompAction, rules: &[LinuxSyscall], listener: Option<&str>) -> Result<(), SeccompError> {
+    let asks = |rule: &&LinuxSyscall| rule.action() == LinuxSeccompAction::ScmpActNotify;
+    if default == LinuxSeccompAction::ScmpActNotify {
+        return Err(SeccompError::Unsupported("SCMP_ACT_NOTIFY as the default action"));
+    }
+    if rules.iter().filter(asks).any(|rule| rule.names().iter().any(|name| name == "sendmsg")) {
+        return Err(SeccompError::Unsupported("SCMP_ACT_NOTIFY for sendmsg"));
+    }
+    match listener {
+        None if rules.iter().any(|rule| asks(&rule)) => {
+            Err(SeccompError::Unsupported("SCMP_ACT_NOTIFY without a listenerPath"))
+        }
+        Some(path) if !path.starts_with('/') || path.len() > MAX_LISTENER => {
+            Err(SeccompError::Unknown { what: "listenerPath", value: path.chars().take(300).collect() })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn applies(rule: &Rule, capabilities: u64) -> bool {
@@ -197,7 +222,9 @@ mod tests {
             b"{}",
             br#"{"defaultAction": "SCMP_ACT_NONSENSE"}"#,
             br#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_VAX"]}"#,
-            br#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"}"#,
+            br#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "x"}"#,
+            br#"{"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/x"}"#,
+            br#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x", "syscalls": [{"names": ["sendmsg"], "action": "SCMP_ACT_NOTIFY"}]}"#,
             br#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_NOTIFY"}]}"#,
             br#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]}]}"#,
             &long,

@@ -7,8 +7,9 @@
 //! 1. before init waits for its start, so that nobody who shares its PID namespace and may trace
 //!    others finds a process with more than the container has: the labels for the next execve (which
 //!    no_new_privs does not hinder: the kernel lets the unconfined go on to any profile, and a label's
-//!    policy says so itself), the bounding set (needs CAP_SETPCAP), all capabilities but the container's (and CAP_SYS_ADMIN,
-//!    where step 3 needs it)
+//!    policy says so itself), the pod's user namespace, if it has one ([`super::users`]), the bounding
+//!    set (needs CAP_SETPCAP), all capabilities but the container's (and CAP_SYS_ADMIN, where step 3
+//!    needs it)
 //! 2. signals at their defaults
 //! 3. without no_new_privs: the seccomp filter (needs CAP_SYS_ADMIN), then the capability sets
 //!    with it: the capability sets, then the filter, so that the filter may forbid even those calls
@@ -27,7 +28,9 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::job::ALIVE;
+use super::listener::Listener;
 use super::spec::Program;
+use super::users::Joining;
 use super::{attempt, failure, passwd, rootfs};
 use crate::sys::lsm::Attributes;
 use crate::sys::{caps, exec, fork, mounts, seccomp};
@@ -49,11 +52,13 @@ pub(super) struct Confined {
     path: String,
     cwd: std::path::PathBuf,
     init: Option<RawFd>,
+    user: Option<Rc<Joining>>,
     read_only: Option<&'static Path>,
     uid: u32,
     capabilities: Capabilities,
     no_new_privs: bool,
     filter: Option<Rc<[u8]>>,
+    listener: Option<Rc<Listener>>,
     label: Option<Rc<Label>>,
     status: Rc<OwnedFd>,
 }
@@ -118,20 +123,27 @@ impl Confined {
             env: RefCell::new(c_strings(&program.env, "a variable of the environment")?),
             cwd: program.cwd,
             init: None,
+            user: None,
             read_only: None,
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
             no_new_privs: confinement.no_new_privs,
             filter,
+            listener: None,
             label,
             status: Rc::new(status),
         })
     }
 
     /// For an init process: a missing working directory is made, and `result`, the helper's pipe, is
-    /// closed before init goes to wait for its start.
-    pub(super) fn for_init(self, result: RawFd) -> Self {
-        Self { init: Some(result), ..self }
+    /// closed before init goes to wait for its start; it joins the user namespace.
+    pub(super) fn for_init(self, result: RawFd, user: Option<Joining>) -> Self {
+        Self { init: Some(result), user: user.map(Rc::new), ..self }
+    }
+
+    /// Somebody decides on calls that the filter does not.
+    pub(super) fn with_listener(self, listener: Option<Listener>) -> Self {
+        Self { listener: listener.map(Rc::new), ..self }
     }
 
     /// Makes a mount of the container read-only, with all that is mounted below it: libcontainer leaves each
@@ -192,11 +204,17 @@ impl Confined {
 
     /// Step 1: before the wait for the start.
     fn prepare(&self) -> Result<(), Failure> {
+        if let Some(listener) = &self.listener {
+            listener.name_myself().map_err(because("looking up the pid for the seccomp listener"))?;
+        }
         if let Some(path) = self.read_only {
             mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
         }
         if let Some(label) = &self.label {
             label.apply()?;
+        }
+        if let Some(user) = &self.user {
+            user.join().map_err(because("joining the pod's user namespace"))?;
         }
         caps::limit_bounding(self.capabilities.bounding).map_err(because("limiting the bounding set"))?;
         let filter = if self.filter.is_some() && !self.no_new_privs { caps::SYS_ADMIN } else { 0 };
@@ -224,7 +242,11 @@ impl Confined {
     }
 
     fn load_filter(&self) -> io::Result<()> {
-        self.filter.as_deref().map_or(Ok(()), seccomp::load_filter)
+        match (self.filter.as_deref(), &self.listener) {
+            (None, _) => Ok(()),
+            (Some(filter), None) => seccomp::load_filter(filter),
+            (Some(filter), Some(listener)) => listener.tell(&seccomp::load_asking_filter(filter)?),
+        }
     }
 
     /// Step 4. Returns with the reason and the exit code it asks for.
@@ -254,7 +276,8 @@ impl Confined {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty())?;
         let folder = if self.init.is_some() {
-            rootfs::make_folder(&root, &self.cwd)?
+            let owner = self.user.as_ref().map_or((0, 0), |user| user.root());
+            rootfs::make_folder(&root, &self.cwd, owner)?
         } else {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             rustix::fs::openat2(&root, &self.cwd, flags, Mode::empty(), resolve)?

@@ -16,9 +16,9 @@ use rustix::mount::{MountAttrFlags, UnmountFlags};
 use rustix::thread::LinkNameSpaceType;
 use serde_json::Value;
 
-use super::{attempt, devices, failure};
+use super::{attempt, devices, of_cgroup};
+use crate::cgroup::limits;
 use crate::sys::mounts::{self, Propagation};
-use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Failure};
 
 /// Where the hierarchies are mounted, in a folder each, on the host and in containers.
@@ -51,9 +51,8 @@ pub(super) fn enter(config: &mut Value, spec: &CreateSpec) -> Result<Option<Hier
     for folder in &spec.cgroups {
         attempt(make(folder), || format!("making cgroup {folder:?}"))?;
     }
-    for setting in settings(&resources) {
-        apply(&spec.cgroups, &setting)?;
-    }
+    let limits = limits::v1(&resources).map_err(|error| of_cgroup(&error))?;
+    limits::set(&spec.cgroups, &limits).map_err(|error| of_cgroup(&error))?;
     if let (Some(folder), Some(rules)) = (find(&spec.cgroups, "devices"), resources.get("devices")) {
         let rules = devices::lines(rules)?;
         attempt(write_devices(folder, &rules), || format!("device rules for cgroup {folder:?}"))?;
@@ -146,60 +145,6 @@ fn make(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// One limit.
-#[derive(Debug, PartialEq, Eq)]
-struct Setting {
-    controller: &'static str,
-    file: String,
-    value: String,
-    /// May be left out on a machine that does not have it.
-    optional: bool,
-}
-
-/// What the spec's `resources` ask for, in the order in which it can be written.
-fn settings(resources: &Value) -> Vec<Setting> {
-    let mut all = Vec::new();
-    for (pointer, controller, file, optional) in [
-        ("/memory/limit", "memory", "memory.limit_in_bytes", false),
-        // Together with the one above it cannot be less than that; without swap accounting it is not there.
-        ("/memory/swap", "memory", "memory.memsw.limit_in_bytes", true),
-        ("/cpu/shares", "cpu", "cpu.shares", false),
-        ("/cpu/period", "cpu", "cpu.cfs_period_us", false),
-        ("/cpu/quota", "cpu", "cpu.cfs_quota_us", false),
-        ("/cpu/cpus", "cpuset", "cpuset.cpus", false),
-        ("/cpu/mems", "cpuset", "cpuset.mems", false),
-    ] {
-        let value = match resources.pointer(pointer) {
-            None | Some(Value::Null) => continue,
-            Some(Value::String(text)) => text.clone(),
-            Some(number) => number.to_string(),
-        };
-        all.push(Setting { controller, file: file.to_owned(), value, optional });
-    }
-    for limit in resources.get("hugepageLimits").and_then(Value::as_array).into_iter().flatten() {
-        let size = limit["pageSize"].as_str().unwrap_or_default();
-        let value = limit["limit"].as_i64().unwrap_or_default();
-        let file = format!("hugetlb.{size}.limit_in_bytes");
-        all.push(Setting { controller: "hugetlb", file, value: value.to_string(), optional: value == 0 });
-    }
-    all
-}
-
-fn apply(cgroups: &[PathBuf], setting: &Setting) -> Result<(), Failure> {
-    let Setting { controller, file, value, optional } = setting;
-    let Some(folder) = find(cgroups, controller) else {
-        let message = format!("{file}: this machine has no cgroup controller {controller:?}");
-        return if *optional { Ok(()) } else { Err(failure(ErrorKind::FailedPrecondition, message)) };
-    };
-    match write(&folder.join(file), value) {
-        Err(error) if *optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            Err(failure(ErrorKind::InvalidArgument, format!("{file} cannot be {value}: {error}")))
-        }
-        other => attempt(other, || format!("writing {value} to {:?}", folder.join(file))),
-    }
-}
-
 fn pids_limit(cgroups: &[PathBuf], resources: &Value) -> Result<Option<(File, String)>, Failure> {
     let limit = resources.pointer("/pids/limit").and_then(Value::as_i64);
     let (Some(limit), Some(folder)) = (limit, find(cgroups, "pids")) else { return Ok(None) };
@@ -251,28 +196,6 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn limits_are_written_in_an_order_that_the_kernel_takes() {
-        let resources = json!({
-            "cpu": {"quota": 5000, "period": 10000, "shares": 2, "cpus": "0-1"},
-            "memory": {"limit": 1 << 20, "swap": 2 << 20},
-            "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
-        });
-        let files: Vec<String> =
-            settings(&resources).into_iter().map(|it| format!("{}={}", it.file, it.value)).collect();
-        let want = [
-            "memory.limit_in_bytes=1048576",
-            "memory.memsw.limit_in_bytes=2097152",
-            "cpu.shares=2",
-            "cpu.cfs_period_us=10000",
-            "cpu.cfs_quota_us=5000",
-            "cpuset.cpus=0-1",
-            "hugetlb.2MB.limit_in_bytes=0",
-        ];
-        assert_eq!(files, want);
-        assert!(settings(&json!({})).is_empty());
-    }
 
     #[test]
     fn a_mount_of_the_clients_is_never_covered() {

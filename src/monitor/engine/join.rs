@@ -18,7 +18,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Gid, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -27,10 +27,11 @@ use serde::Deserialize;
 
 use super::executor::Confined;
 use super::job::{self, Outcome};
+use super::listener::Listener;
 use super::spec::{self, Own};
 use super::stdio::{self, Source};
-use super::{Job, Streams, attempt, failure, hygiene};
-use crate::sys::{caps, fork, process};
+use super::{Job, Streams, attempt, failure, hygiene, users};
+use crate::sys::{fork, process};
 use crate::types::ErrorKind;
 use crate::wire::{self, CreateSpec, ExecSpec, Failure};
 
@@ -52,7 +53,8 @@ pub(super) fn exec(
         let oom_score_adj = target.oom_score_adj.unwrap_or(program.oom_score_adj);
         let (told, tell) = attempt(pipe_with(PipeFlags::CLOEXEC), || "a pipe for the start".to_owned())?;
         let (wait, go) = attempt(pipe_with(PipeFlags::CLOEXEC), || "a pipe for the start".to_owned())?;
-        let executor = Confined::new(program, &exec.confinement, own.bounding, tell)?;
+        let listener = Listener::connect(&exec.confinement, &create.container, &create.bundle, "running")?;
+        let executor = Confined::new(program, &exec.confinement, own.bounding, tell)?.with_listener(listener);
         let owner = stdio::on_host(identity.uid, target.uid_map.iter().copied()).ok_or_else(|| {
             let message = format!("user {} does not exist in the container's user namespace", identity.uid);
             failure(ErrorKind::InvalidArgument, message)
@@ -76,8 +78,10 @@ pub(super) fn exec(
             executor.run(|| {
                 target.join_cgroups()?;
                 // Not before: inside the namespace, a folder that the helper was not in itself is out of reach.
-                let joined = inside.enter(target.pidfd.as_fd(), ThreadNameSpaceType::CONTROL_GROUP);
-                attempt(joined, || "joining the cgroup namespace".to_owned())?;
+                if target.own_cgroups {
+                    let joined = inside.enter(target.pidfd.as_fd(), ThreadNameSpaceType::CONTROL_GROUP);
+                    attempt(joined, || "joining the cgroup namespace".to_owned())?;
+                }
                 identity.assume(&source)
             })
         };
@@ -105,6 +109,8 @@ pub(super) fn exec(
 struct Target {
     pidfd: OwnedFd,
     namespaces: ThreadNameSpaceType,
+    /// It has a cgroup namespace of its own: in a user namespace the host's cannot be joined, not even to stay.
+    own_cgroups: bool,
     uid_map: Vec<(u32, u32, u32)>,
     oom_score_adj: Option<i64>,
     /// The cgroup v2 folder to be born in: joining one takes a lock that all processes of the host share.
@@ -128,6 +134,7 @@ impl Target {
         let mut target = Self {
             pidfd,
             namespaces: attempt(namespaces(&proc), || "looking at the container's namespaces".to_owned())?,
+            own_cgroups: attempt(differs(&proc, "cgroup"), || "looking at its cgroup namespace".to_owned())?,
             uid_map: stdio::parse_map(&attempt(read("uid_map"), || "reading the container's uid_map".to_owned())?),
             // As likely a victim of the OOM killer as the container is.
             oom_score_adj: read("oom_score_adj").ok().and_then(|text| text.trim().parse().ok()),
@@ -172,22 +179,25 @@ impl Target {
 /// All that a container may have, but for the cgroup namespace, which comes last; joining one that is shared with the host changes nothing, but for
 /// the user namespace, which cannot be joined twice.
 fn namespaces(proc: &Path) -> io::Result<ThreadNameSpaceType> {
-    use std::os::unix::fs::MetadataExt as _;
     let mut all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::NETWORK;
-    let file = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
     for (name, flag) in [("user", ThreadNameSpaceType::USER), ("time", ThreadNameSpaceType::TIME)] {
-        let ours = match file(&Path::new("/proc/self/ns").join(name)) {
-            // A kernel without it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        all.set(flag, ours != file(&proc.join("ns").join(name))?);
+        all.set(flag, differs(proc, name)?);
     }
     Ok(all)
+}
+
+/// Whether a process's namespace is another than ours; not on a kernel without that kind.
+fn differs(proc: &Path, name: &str) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let file = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    match file(&Path::new("/proc/self/ns").join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        ours => Ok(ours? != file(&proc.join("ns").join(name))?),
+    }
 }
 
 /// Who the process is and what it may use.
@@ -262,16 +272,7 @@ impl Identity {
         if let Some(mask) = self.umask {
             rustix::process::umask(mask);
         }
-        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        let taken = (|| {
-            rustix::thread::set_keep_capabilities(true)?;
-            rustix::thread::set_thread_groups(&self.groups)?;
-            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-            rustix::thread::set_keep_capabilities(false)?;
-            let all = caps::permitted()?;
-            caps::set(all, all, 0)
-        })();
+        let taken = users::assume(self.uid, self.gid, &self.groups);
         attempt(taken, || format!("becoming user {} and group {}", self.uid, self.gid))
     }
 }

@@ -26,14 +26,19 @@ mod hierarchies;
 mod hygiene;
 mod job;
 mod join;
+mod layers;
+mod listener;
 mod oci;
 mod passwd;
+pub mod probe;
 mod resources;
 mod rootfs;
 mod spec;
 mod stdio;
+mod targets;
 #[cfg(test)]
 mod tests;
+mod users;
 mod youki;
 
 use std::os::fd::OwnedFd;
@@ -113,10 +118,24 @@ fn failure(kind: ErrorKind, message: impl Into<String>) -> Failure {
     Failure { kind, message: message.into() }
 }
 
+/// An error of the cgroups' room.
+fn of_cgroup(error: &crate::cgroup::CgroupError) -> Failure {
+    failure(crate::types::HasKind::kind(error), crate::types::chain(error))
+}
+
 /// Names what was attempted when `result` is an error.
 fn attempt<T, E: std::error::Error + 'static>(
     result: Result<T, E>,
     what: impl FnOnce() -> String,
 ) -> Result<T, Failure> {
-    result.map_err(|error| failure(ErrorKind::Internal, format!("{}: {}", what(), crate::types::chain(&error))))
+    result.map_err(|error| {
+        let kind = if out_of_descriptors(&error) { ErrorKind::ResourceExhausted } else { ErrorKind::Internal };
+        failure(kind, format!("{}: {}", what(), crate::types::chain(&error)))
+    })
+}
+
+fn out_of_descriptors(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    let code = io.or_else(|| error.downcast_ref::<rustix::io::Errno>().map(|errno| errno.raw_os_error()));
+    matches!(code, Some(libc::EMFILE | libc::ENFILE))
 }

@@ -33,8 +33,8 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
             spec::save(&bundle.join("config.json"), &config)?;
         }
         hygiene::shed(own.oom_score_adj, None)?;
-        super::youki::give(&config, &streams)?;
-        rootfs::prepare(spec)?;
+        super::youki::give(spec::owner(&config)?, &streams)?;
+        rootfs::prepare(spec, &[])?;
         let pid_file = call.folder.join("init.pid");
         let mut command = call.command("create");
         command.arg("--bundle").arg(bundle).arg("--pid-file").arg(&pid_file);

@@ -8,32 +8,46 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::thread::UnshareFlags;
 
+use super::layers::Mounter;
+use super::targets::{self, Target};
 use super::{attempt, failure};
 use crate::sys::fork;
 use crate::sys::mounts::{self, Propagation};
 use crate::types::ErrorKind;
-use crate::wire::{CreateSpec, Failure, Rootfs, StagedMount, StagedPropagation};
+use crate::wire::{CreateSpec, Failure, IdMaps, Rootfs, StagedMount, StagedPropagation};
 
 /// As many links in a row as the kernel follows.
 const MAX_LINKS: usize = 40;
+/// Folder in the bundle for mounts of passing use.
+const SCRATCH: &str = "layers";
 
 /// Enters a mount namespace and mounts there all that `spec` names.
-pub(super) fn prepare(spec: &CreateSpec) -> Result<(), Failure> {
+pub(super) fn prepare(spec: &CreateSpec, targets: &[Target]) -> Result<(), Failure> {
     attempt(fork::unshare(UnshareFlags::NEWNS), || "a private mount namespace".to_owned())?;
     // Copies of shared mounts are taken while they still are the host's peers; cutting the ties of
     // all that is attached does not reach them.
-    let staged =
-        spec.mounts.iter().map(|mount| clone(mount).map(|tree| (mount, tree))).collect::<Result<Vec<_>, _>>()?;
+    let of_host = spec.mounts.iter().filter(|mount| mount.image.is_none());
+    let staged = of_host.map(|mount| clone(mount).map(|tree| (mount, tree))).collect::<Result<Vec<_>, _>>()?;
     attempt(mounts::set_root_propagation(Propagation::Slave), || "making mounts one-way".to_owned())?;
-    mount_rootfs(&spec.rootfs)?;
+    let Rootfs { lower, upper, mountpoint, idmap, label } = &spec.rootfs;
+    let mounter = Mounter::new(spec.bundle.join(SCRATCH), label.clone());
+    let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
+    mounter.mount(lower, upper, idmap.as_ref(), mountpoint)?;
     for (mount, tree) in staged {
-        stage(mount, tree)?;
+        stage(mount, tree, &mounter)?;
     }
-    make_folders(spec)
+    for mount in &spec.mounts {
+        if let Some(image) = &mount.image {
+            mounter.mount_image(mount, image)?;
+        }
+    }
+    let owner = spec.rootfs.idmap.as_ref().map_or((0, 0), IdMaps::root);
+    make_folders(spec, owner)?;
+    targets::make(targets, spec, owner)
 }
 
 /// While the root file system is still empty of mounts, and can be written.
-fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
+fn make_folders(spec: &CreateSpec, owner: (u32, u32)) -> Result<(), Failure> {
     if spec.folders.is_empty() || spec.rootfs.upper.is_none() {
         return Ok(());
     }
@@ -41,7 +55,7 @@ fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
     let mountpoint = &spec.rootfs.mountpoint;
     let root = attempt(rustix::fs::open(mountpoint, flags, Mode::empty()), || format!("opening {mountpoint:?}"))?;
     for path in &spec.folders {
-        make_folder(&root, path).map_err(|error| {
+        make_folder(&root, path, owner).map_err(|error| {
             let kind = match error.kind() {
                 std::io::ErrorKind::NotADirectory => ErrorKind::InvalidArgument,
                 std::io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
@@ -51,29 +65,6 @@ fn make_folders(spec: &CreateSpec) -> Result<(), Failure> {
         })?;
     }
     Ok(())
-}
-
-fn mount_rootfs(rootfs: &Rootfs) -> Result<(), Failure> {
-    let Rootfs { lower, upper, mountpoint, label } = rootfs;
-    let what = || format!("mounting the root file system at {mountpoint:?} from {} layers", lower.len());
-    match (lower.as_slice(), upper) {
-        ([], None) => Err(failure(ErrorKind::InvalidArgument, "a root file system without any layer")),
-        ([], Some((upper, _))) => {
-            attempt(mounts::clone_tree(upper, false).and_then(|tree| mounts::attach(tree, mountpoint)), what)
-        }
-        // An overlay needs two folders.
-        ([only], None) => attempt(
-            mounts::clone_tree(only, false).and_then(|tree| {
-                mounts::set_tree_read_only(&tree)?;
-                mounts::attach(tree, mountpoint)
-            }),
-            what,
-        ),
-        (lower, upper) => {
-            let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
-            attempt(mounts::mount_overlay(lower, upper, label.as_deref(), mountpoint), what)
-        }
-    }
 }
 
 fn clone(mount: &StagedMount) -> Result<OwnedFd, Failure> {
@@ -86,13 +77,11 @@ fn clone(mount: &StagedMount) -> Result<OwnedFd, Failure> {
     })
 }
 
-fn stage(mount: &StagedMount, tree: OwnedFd) -> Result<(), Failure> {
+fn stage(mount: &StagedMount, tree: OwnedFd, mounter: &Mounter) -> Result<(), Failure> {
     let source = &mount.source;
     if let Some(maps) = &mount.idmap {
-        let namespace = attempt(mounts::user_namespace(&map_text(&maps.uids), &map_text(&maps.gids)), || {
-            format!("id mappings for {source:?}: {maps:?}")
-        })?;
-        attempt(mounts::set_tree_idmap(&tree, namespace), || {
+        let namespace = mounter.namespace(maps)?;
+        attempt(mounts::set_tree_idmap(&tree, &*namespace), || {
             format!("mapping the owners of files in {source:?} (its file system may not support idmapped mounts)")
         })?;
     }
@@ -105,19 +94,14 @@ fn stage(mount: &StagedMount, tree: OwnedFd) -> Result<(), Failure> {
     attempt(mounts::attach(tree, &mount.staged), || format!("mounting {source:?} on {:?}", mount.staged))
 }
 
-/// The kernel's form of a mapping: inside, outside, length.
-fn map_text(map: &[(u32, u32, u32)]) -> String {
-    map.iter().map(|(inside, outside, length)| format!("{inside} {outside} {length}\n")).collect()
-}
-
 /// Makes the folder `path` under `root`, which is taken for `/` in links and in `..`, where it does
-/// not exist; links that lead where nothing is yet are followed, too. Links into other processes'
+/// not exist, for `owner` (uid and gid as the host numbers them); links that lead where nothing is yet are followed, too. Links into other processes'
 /// descriptors (/proc/N/fd) are refused: those left the root.
-pub(super) fn make_folder(root: &OwnedFd, path: &Path) -> std::io::Result<OwnedFd> {
-    make_by_links(root, path, MAX_LINKS)
+pub(super) fn make_folder(root: &OwnedFd, path: &Path, owner: (u32, u32)) -> std::io::Result<OwnedFd> {
+    make_by_links(root, path, owner, MAX_LINKS)
 }
 
-fn make_by_links(root: &OwnedFd, path: &Path, links: usize) -> std::io::Result<OwnedFd> {
+fn make_by_links(root: &OwnedFd, path: &Path, owner: (u32, u32), links: usize) -> std::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| {
         let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
@@ -138,13 +122,13 @@ fn make_by_links(root: &OwnedFd, path: &Path, links: usize) -> std::io::Result<O
                         let link = rustix::fs::readlinkat(&parent, part.as_os_str(), Vec::new())?;
                         let folder = so_far.parent().unwrap_or(Path::new("/"));
                         let target = folder.join(std::ffi::OsStr::from_bytes(link.as_bytes()));
-                        parent = make_by_links(root, &target, links - 1)?;
+                        parent = make_by_links(root, &target, owner, links - 1)?;
                         continue;
                     }
                     made => made?,
                 }
                 // Root's, although the caller may be the container's user by now.
-                let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+                let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
                 rustix::fs::chownat(&parent, part.as_os_str(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
                 open(&so_far)?
             }
@@ -165,17 +149,17 @@ mod tests {
         std::os::unix::fs::symlink("/target", folder.path().join("link")).unwrap();
         std::fs::create_dir(folder.path().join("target")).unwrap();
         for path in ["/a/b/c", "/link/d", "/../../e", "/a/../f/g", "/"] {
-            make_folder(&root, Path::new(path)).unwrap();
+            make_folder(&root, Path::new(path), (0, 0)).unwrap();
         }
         std::os::unix::fs::symlink("../../../new/one", folder.path().join("dangling")).unwrap();
         std::os::unix::fs::symlink("loop", folder.path().join("loop")).unwrap();
-        make_folder(&root, Path::new("/dangling/x")).unwrap();
-        assert!(make_folder(&root, Path::new("/loop/x")).is_err());
+        make_folder(&root, Path::new("/dangling/x"), (0, 0)).unwrap();
+        assert!(make_folder(&root, Path::new("/loop/x"), (0, 0)).is_err());
         for made in ["a/b/c", "target/d", "e", "f/g", "new/one/x"] {
             assert!(folder.path().join(made).is_dir(), "{made}");
         }
         let own = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let leak = std::os::fd::AsRawFd::as_raw_fd(&root);
-        assert!(make_folder(&own, Path::new(&format!("/proc/self/fd/{leak}"))).is_err());
+        assert!(make_folder(&own, Path::new(&format!("/proc/self/fd/{leak}")), (0, 0)).is_err());
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::users::{self, PodUser};
 use super::{attempt, failure, stdio};
 use crate::sys::caps;
 use crate::types::ErrorKind;
@@ -51,6 +52,8 @@ pub(super) struct Program {
     pub uid: u32,
     /// oom_score_adj.
     pub oom_score_adj: i64,
+    /// The user namespace to join; libcontainer knows nothing of it.
+    pub user: Option<PodUser>,
 }
 
 /// Reads the daemon's config.json.
@@ -95,7 +98,8 @@ pub(super) fn split(process: &mut Value, own: Own) -> Result<Program, Failure> {
 /// The daemon's spec, made fit for libcontainer; and the program.
 pub(super) fn for_libcontainer(config: &mut Value, spec: &CreateSpec, own: Own) -> Result<Program, Failure> {
     let process = config.get_mut("process").ok_or_else(|| invalid("process"))?;
-    let program = split(process, own)?;
+    let mut program = split(process, own)?;
+    program.user = PodUser::take(config)?;
     let linux = config.get_mut("linux").and_then(Value::as_object_mut).ok_or_else(|| invalid("linux"))?;
     linux.remove("seccomp");
     // libcontainer would label mounts that cannot have one of their own: /dev/mqueue and cgroups.
@@ -158,12 +162,10 @@ pub(super) fn read_only_cgroups(config: &Value) -> Option<&'static Path> {
 pub(super) fn owner(config: &Value) -> Result<u32, Failure> {
     let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
     let uid = config.pointer("/process/user").and_then(|user| number(user, "uid")).unwrap_or(0);
-    let maps = config.pointer("/linux/uidMappings").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let maps = config.pointer("/linux/uidMappings").map(users::mappings).unwrap_or_default();
     if maps.is_empty() {
         return Ok(uid);
     }
-    let maps =
-        maps.iter().filter_map(|map| Some((number(map, "containerID")?, number(map, "hostID")?, number(map, "size")?)));
     stdio::on_host(uid, maps).ok_or_else(|| invalid("process.user.uid"))
 }
 
@@ -202,6 +204,7 @@ pub(super) fn program(process: &Value) -> Result<Program, Failure> {
         cwd: process.get("cwd").and_then(Value::as_str).unwrap_or("/").into(),
         uid: u32::try_from(user).map_err(|_| invalid("user.uid"))?,
         oom_score_adj: process.get("oomScoreAdj").and_then(Value::as_i64).unwrap_or(0),
+        user: None,
     };
     if program.args.first().is_none_or(String::is_empty) {
         return Err(failure(ErrorKind::InvalidArgument, "no command specified"));

@@ -1,15 +1,14 @@
 //! The process's ends of its streams: whose they are, and how they become descriptors 0 to 2.
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Uid};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pty::OpenptFlags;
 
 use super::Streams;
+use crate::sys::rights;
 
 /// What a devpts file system calls itself.
 const DEVPTS_MAGIC: i64 = 0x1cd1;
@@ -87,7 +86,7 @@ impl Source {
             Self::Terminal(receiver) => {
                 let (master, terminal) = open_terminal()?;
                 rustix::fs::fchown(&terminal, Some(Uid::from_raw(owner)), None)?;
-                send(receiver, master.as_fd())?;
+                rights::send(receiver, b"terminal", &[master.as_fd()])?;
                 rustix::process::ioctl_tiocsctty(&terminal)?;
                 become_stdio(terminal.as_fd(), terminal.as_fd(), terminal.as_fd())
             }
@@ -127,17 +126,6 @@ fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
     Ok((master, terminal))
-}
-
-fn send(receiver: &UnixStream, master: BorrowedFd<'_>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let master = [master];
-    if !control.push(SendAncillaryMessage::ScmRights(&master)) {
-        return Err(io::Error::other("no room for a descriptor"));
-    }
-    sendmsg(receiver, &[IoSlice::new(b"terminal")], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -17,9 +17,11 @@ use serde_json::{Value, json};
 
 use super::executor::Confined;
 use super::job::{self, Outcome};
+use super::listener::Listener;
 use super::spec::{self, Own};
+use super::users::PodUser;
 use super::{ExecStatus, Job, Streams, attempt, failure};
-use super::{capture::Capture, cgroup, devices, hierarchies, hygiene, resources, rootfs, stdio};
+use super::{capture::Capture, cgroup, devices, hierarchies, hygiene, resources, rootfs, stdio, targets};
 use crate::types::{ErrorKind, chain};
 use crate::wire::{CreateSpec, Engine, Failure};
 
@@ -38,23 +40,28 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
     let job = job::spawn(&keep, |result| {
         let own = Own::read()?;
         let mut config = spec::load(&spec.bundle)?;
-        let program = spec::for_libcontainer(&mut config, spec, own)?;
+        let owner = spec::owner(&config)?;
+        let targets = targets::of(&config);
+        let mut program = spec::for_libcontainer(&mut config, spec, own)?;
+        let user = program.user.take().map(PodUser::open).transpose()?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
         let (root, systemd) = settings(&spec.engine)?;
         let limits = match config.get_mut("linux") {
-            Some(linux) if devices::enforced_here() => resources::take(linux, systemd),
+            Some(linux) if devices::enforced_here() => resources::take(linux),
             _ => Vec::new(),
         };
         hygiene::shed(program.oom_score_adj, spec.confinement.selinux_label.as_deref())?;
-        give(&config, &streams)?;
-        rootfs::prepare(spec)?;
+        give(owner, &streams)?;
+        rootfs::prepare(spec, if user.is_some() { &targets } else { &[] })?;
         let rules = config.pointer("/linux/resources/devices").cloned();
         let read_only = spec::read_only_cgroups(&config);
         let hierarchies = hierarchies::enter(&mut config, spec)?;
         spec::save(&bundle.join("config.json"), &config)?;
+        let listener = Listener::connect(&spec.confinement, &spec.container, &bundle, "creating")?;
         let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
-            .for_init(result)
+            .for_init(result, user)
+            .with_listener(listener)
             .with_read_only(read_only.filter(|_| hierarchies.is_none()));
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
@@ -180,9 +187,8 @@ fn conclude_exec(status: &OwnedFd) -> Result<(), Failure> {
 }
 
 /// Gives the pipes to the container's user.
-pub(super) fn give(config: &Value, streams: &Streams) -> Result<(), Failure> {
-    let uid = spec::owner(config)?;
-    attempt(stdio::give(streams, uid), || "giving the streams to the container's user".to_owned())
+pub(super) fn give(owner: u32, streams: &Streams) -> Result<(), Failure> {
+    attempt(stdio::give(streams, owner), || "giving the streams to the container's user".to_owned())
 }
 
 /// Tells init to go on. By a descriptor of the folder, as a socket's path has room for 107 bytes.

@@ -5,7 +5,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSyscall};
+
+use crate::cdi;
+use crate::container::edits::{self, Edits};
 use crate::container::record::ContainerRecord;
+use crate::container::resources::ChangeError;
 use crate::container::spec::{self, Inputs, PodPlaces, Program};
 use crate::container::{capabilities, devices, layer_file, user};
 use crate::image::Image;
@@ -14,14 +19,15 @@ use crate::launch::monitor::{LaunchError, Monitor};
 use crate::launch::seccomp;
 use crate::pod::PodError;
 use crate::pod::context::{Context, blocking};
+use crate::pod::create::check_mapped;
 use crate::pod::files::{PodPaths, private_folder};
 use crate::pod::lsm::relabel;
 use crate::pod::record::PodRecord;
 use crate::pod::teardown::empty;
 use crate::types::container::{ContainerConfig, Mount};
 use crate::types::pod::{NamespaceMode, PodSecurity, Profile};
-use crate::types::{ErrorKind, Signal};
-use crate::wire::{Confinement, CreateSpec, Engine, Process, Rootfs, StdioSpec};
+use crate::types::{ErrorKind, HasKind, Signal};
+use crate::wire::{Confinement, CreateSpec, Engine, IMAGE_VOLUME_FAILED, IdMaps, Notify, Process, Rootfs, StdioSpec};
 
 /// All that making a container needs to know of its pod.
 pub(crate) struct Request {
@@ -39,6 +45,11 @@ pub(crate) struct Created {
     pub(crate) process: Arc<serde_json::Value>,
 }
 
+/// A change of resources that cannot be.
+pub(crate) fn of_change(error: ChangeError) -> PodError {
+    PodError::Invalid { field: error.field, value: error.value.to_string(), reason: error.reason.to_owned() }
+}
+
 /// Signal that stops a container: the request's, else the image's, else SIGTERM.
 pub(crate) fn stop_signal(config: &ContainerConfig, image: &Image) -> Signal {
     config.stop_signal.or_else(|| Signal::parse(&image.config.stop_signal).ok()).unwrap_or(Signal::TERM)
@@ -53,7 +64,14 @@ pub(crate) async fn run(request: Request) -> Result<Created, PodError> {
         Ok(prepared) => prepared?,
         Err(error) => return Err(PodError::failed(ErrorKind::Internal, format!("bundle: {error}"))),
     };
-    let init: Process = monitor.create(spec).await.map_err(|error| PodError::of("create", &error))?;
+    let init: Process = monitor.create(spec).await.map_err(|error| {
+        let text = error.to_string();
+        // Clients look for it at the beginning.
+        match text.find(IMAGE_VOLUME_FAILED).and_then(|at| text.get(at..)) {
+            Some(typed) => PodError::failed(error.kind(), typed),
+            None => PodError::of("create", &error),
+        }
+    })?;
     record.process = Some(init);
     Ok(Created { record, process: Arc::new(process) })
 }
@@ -86,17 +104,34 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     let lower = context.snapshots.lower_dirs(&image.layers);
     let user = find_user(&record.config, &image, &lower)?;
     record.user = user.user.clone();
+    let maps = pod.config.security.namespaces.user.as_ref().map(IdMaps::from);
+    if let Some(maps) = &maps {
+        let (who, field) = (&record.user, "config.linux.security_context.run_as_user");
+        check_mapped(maps, who.uid, who.gid, &who.groups, field)?;
+    }
 
     let handler = context.handlers.get(&pod.handler).map_err(|error| PodError::of("handler", &error))?;
     let built_in = handler.settings.kind == Kind::Youki;
-    let (bpf, profile) = seccomp_parts(&context, &record.config, built_in)?;
+    let (bpf, notify, profile) = seccomp_parts(&context, &record.config, built_in)?;
     let places = places(&paths, &pod);
     let parent = context.cgroup_parent(&pod.config.cgroup_parent)?;
     let (rootfs, staging) = (bundle.join("rootfs"), bundle.join("mounts"));
     let mut config = record.config.clone();
     sources(&mut config.mounts)?;
     relabel_volumes(&config.mounts, applied.mount_label.as_deref())?;
-    let devices = device_nodes(&config, handler)?;
+    let withheld = capabilities::withheld(&config.security, context.held_capabilities);
+    if !withheld.is_empty() {
+        tracing::warn!(container = %record.id, capabilities = ?withheld, "not held by the daemon, and so not given");
+    }
+    let edits = cdi_edits(&context, &config, handler, &user.user)?;
+    let mut devices = device_nodes(&config, handler)?;
+    if context.limits.owned_devices {
+        own(&mut devices, &user.user);
+    }
+    devices.retain(|known| !edits.devices.iter().any(|new| new.device["path"] == known.device["path"]));
+    devices.extend(edits.devices.iter().cloned());
+    let volumes = record.volumes.iter().map(|one| (one.name.clone(), context.snapshots.lower_dirs(&one.layers)));
+    let volumes = volumes.collect();
     let program = Program {
         env: image.config.env.clone(),
         entrypoint: image.config.entrypoint.clone(),
@@ -121,7 +156,9 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         process_label: applied.process_label.as_deref(),
         mount_label: applied.mount_label.as_deref(),
         annotations: annotations(handler, &pod, &record),
+        volumes: &volumes,
         devices: &devices,
+        edits: &edits,
         nofile: context.limits.nofile,
         pids: context.limits.pids,
     })
@@ -130,13 +167,17 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         value: error.value,
         reason: error.reason.to_owned(),
     })?;
-    let confinement = Confinement { bpf, ..made.confinement };
+    let confinement = Confinement { bpf, notify, ..made.confinement };
     let io = |error: std::io::Error| PodError::io("bundle", &error);
     for folder in [&data.join("work"), &rootfs] {
         private_folder(folder).map_err(io)?;
     }
-    context.snapshots.create_upper(&image.layers, &data.join("upper")).map_err(io)?;
-    for mount in &made.staged {
+    let shift = |uid, gid| match &maps {
+        None => (uid, gid),
+        Some(maps) => (maps.uid(uid).unwrap_or(maps.root().0), maps.gid(gid).unwrap_or(maps.root().1)),
+    };
+    context.snapshots.create_upper(&image.layers, &data.join("upper"), shift).map_err(io)?;
+    for mount in made.staged.iter().filter(|mount| mount.image.is_none()) {
         place(&staging, &mount.source, &mount.staged).map_err(io)?;
     }
     let text =
@@ -148,7 +189,9 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     }
     record.confinement = confinement.clone();
     let mut folders = folders(&image.config.volumes, made.spec["process"]["cwd"].as_str());
-    folders.extend(targets(&config.mounts).map_err(io)?);
+    folders.extend(targets(config.mounts.iter().filter(|mount| mount.image.is_none()).map(places_of)).map_err(io)?);
+    let binds = edits.mounts.iter().filter(|mount| mount.is_bind());
+    folders.extend(targets(binds.map(|mount| (mount.destination.as_str(), mount.source.as_str()))).map_err(io)?);
     let spec = CreateSpec {
         container: record.id.clone(),
         engine: engine(&context, handler, &paths)?,
@@ -158,6 +201,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
             upper: Some((data.join("upper"), data.join("work"))),
             mountpoint: rootfs,
             label: applied.mount_label,
+            idmap: maps,
         },
         mounts: made.staged,
         folders,
@@ -185,15 +229,59 @@ fn folders(volumes: &[String], cwd: Option<&str>) -> Vec<PathBuf> {
 
 /// What the requested mounts are mounted on, or in: links in the image may lead where nothing is yet.
 /// What lies under a mount of the runtime's own is made there by whoever mounts.
-fn targets(mounts: &[Mount]) -> std::io::Result<Vec<PathBuf>> {
+fn targets<'a>(mounts: impl Iterator<Item = (&'a str, &'a str)>) -> std::io::Result<Vec<PathBuf>> {
     let mut made = Vec::new();
-    for mount in mounts.iter().filter(|mount| mount.image.is_none()) {
-        let path = Path::new(&mount.container_path);
-        let target = if fs::metadata(&mount.host_path)?.is_dir() { Some(path) } else { path.parent() };
+    for (inside, source) in mounts {
+        let path = Path::new(inside);
+        let target = if fs::metadata(source)?.is_dir() { Some(path) } else { path.parent() };
         let covered = ["/proc", "/sys", "/dev"].iter().any(|own| path.starts_with(own));
         made.extend(target.filter(|target| !covered && target.parent().is_some()).map(Path::to_owned));
     }
     Ok(made)
+}
+
+fn places_of(mount: &Mount) -> (&str, &str) {
+    (&mount.container_path, &mount.host_path)
+}
+
+/// What the container's CDI devices add, by the request's own list and by annotations.
+fn cdi_edits(
+    context: &Context,
+    config: &ContainerConfig,
+    handler: &Handler,
+    user: &crate::container::view::User,
+) -> Result<Edits, PodError> {
+    let mut names = config.cdi_devices.clone();
+    let annotated = cdi::annotated(&config.annotations).map_err(|(key, value)| PodError::Invalid {
+        field: "config.annotations",
+        value,
+        reason: format!("{key:?} wants fully qualified cdi devices, separated by commas"),
+    })?;
+    names.extend(annotated);
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    let list = context.cdi.edits(&names).map_err(|error| PodError::of("config.CDI_devices", &error))?;
+    let refused = |reason: String| {
+        let text = format!("config.CDI_devices: {}: {reason}", names.join(", "));
+        PodError::failed(ErrorKind::FailedPrecondition, text)
+    };
+    let edits = edits::read(&list, user.uid, user.gid).map_err(refused)?;
+    let built_in = handler.settings.kind == Kind::Youki;
+    let lacking = [("netDevices", !edits.net_devices.is_empty()), ("intelRdt", edits.intel_rdt.is_some())];
+    if let Some((name, _)) = lacking.iter().find(|(_, wanted)| built_in && *wanted) {
+        return Err(refused(format!("{name}: the built-in engine has no such thing; use a handler of kind \"oci\"")));
+    }
+    for mount in edits.mounts.iter().filter(|mount| mount.is_bind()) {
+        fs::metadata(&mount.source).map_err(|error| refused(format!("mount of {:?}: {error}", mount.source)))?;
+    }
+    Ok(edits)
+}
+
+fn own(devices: &mut [devices::Node], user: &crate::container::view::User) {
+    for node in devices {
+        node.device["uid"] = user.uid.into();
+        node.device["gid"] = user.gid.into();
+    }
 }
 
 fn find_user(config: &ContainerConfig, image: &Image, lower: &[PathBuf]) -> Result<user::Resolved, PodError> {
@@ -250,19 +338,25 @@ fn profile_source<'a>(context: &'a Context, asked: &'a Profile, privileged: bool
     }
 }
 
+type SeccompParts = (Option<PathBuf>, Option<Notify>, Option<LinuxSeccomp>);
+
+/// Only a filter that asks has something to hand over.
+fn listener(profile: &LinuxSeccomp) -> Option<Notify> {
+    let asks = |rule: &LinuxSyscall| rule.action() == LinuxSeccompAction::ScmpActNotify;
+    profile.syscalls().iter().flatten().any(asks).then_some(())?;
+    let metadata = profile.listener_metadata().clone().unwrap_or_default();
+    Some(Notify { listener: profile.listener_path().clone()?, metadata })
+}
+
 /// Our Executor takes the compiled filter, a runtime binary the profile: one of the two is wanted.
-fn seccomp_parts(
-    context: &Context,
-    config: &ContainerConfig,
-    built_in: bool,
-) -> Result<(Option<PathBuf>, Option<oci_spec::runtime::LinuxSeccomp>), PodError> {
+fn seccomp_parts(context: &Context, config: &ContainerConfig, built_in: bool) -> Result<SeccompParts, PodError> {
     let failed = |error| PodError::of("seccomp", &error);
     let Some(source) = profile_source(context, &config.security.seccomp, config.security.privileged) else {
-        return Ok((None, None));
+        return Ok((None, None, None));
     };
     let caps = capabilities::sets(&config.security, context.held_capabilities).map(|sets| sets.bounding).unwrap_or(0);
     if built_in && matches!(source, ProfileSource::BuiltIn) {
-        return Ok((Some(context.seccomp.default_file(caps).map_err(failed)?), None));
+        return Ok((Some(context.seccomp.default_file(caps).map_err(failed)?), None, None));
     }
     let profile = match source {
         ProfileSource::BuiltIn => seccomp::default_profile(caps)
@@ -270,8 +364,8 @@ fn seccomp_parts(
         ProfileSource::File(path) => load_profile(path, caps)?,
     };
     match built_in {
-        true => Ok((Some(context.seccomp.bpf_file(&profile).map_err(failed)?), None)),
-        false => Ok((None, Some(profile))),
+        true => Ok((Some(context.seccomp.bpf_file(&profile).map_err(failed)?), listener(&profile), None)),
+        false => Ok((None, None, Some(profile))),
     }
 }
 
@@ -333,7 +427,7 @@ fn place(staging: &Path, source: &Path, staged: &Path) -> std::io::Result<()> {
     if fs::metadata(source)?.is_dir() { private_folder(staged) } else { fs::write(staged, "") }
 }
 
-fn load_profile(path: &Path, caps: u64) -> Result<oci_spec::runtime::LinuxSeccomp, PodError> {
+fn load_profile(path: &Path, caps: u64) -> Result<LinuxSeccomp, PodError> {
     let mut text = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(seccomp::MAX_PROFILE as u64 + 1).read_to_end(&mut text));
     read.map_err(|error| PodError::Invalid {

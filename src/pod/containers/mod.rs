@@ -2,6 +2,8 @@
 
 pub(super) mod create;
 pub(super) mod slot;
+mod streams;
+mod update;
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -16,12 +18,13 @@ use super::config::NamespaceMode;
 use super::context::KILL_LIMIT;
 use super::driver::{Driver, Reply};
 use super::state::Stage as PodStage;
-use crate::container::record::{ContainerRecord, Failure, Stage};
+use crate::container::record::{ContainerRecord, Failure, Stage, Volume};
 use crate::container::spec;
+use crate::image::LayerHold;
 use crate::launch::monitor::{LaunchError, Monitor};
 use crate::types::container::ContainerConfig;
 use crate::types::{ContainerId, ErrorKind, HasKind, Signal, now_ns};
-use crate::wire::{Confinement, ExecOutcome, ExecSpec, Exit};
+use crate::wire::{Confinement, ExecOutcome, ExecSpec, Exit, IMAGE_VOLUME_FAILED};
 
 impl Driver {
     pub(crate) fn create_container(&mut self, config: ContainerConfig, reply: Reply<ContainerId>) {
@@ -45,7 +48,18 @@ impl Driver {
             return;
         }
         match self.accept(config) {
-            Ok((id, request)) => self.begin_create(id, request, reply),
+            Ok((id, request)) => {
+                let needed = request.record.needed_layers();
+                let hold = self.context.images.hold_layers(&needed);
+                match needed.iter().find(|layer| !hold.keys().contains(layer)) {
+                    None => self.begin_create(id, request, hold, reply),
+                    Some(layer) => {
+                        hold.release();
+                        let text = format!("an image was removed just now (layer {layer})");
+                        drop(reply.send(Err(PodError::failed(ErrorKind::NotFound, text))));
+                    }
+                }
+            }
             Err(error) => drop(reply.send(Err(error))),
         }
     }
@@ -65,12 +79,25 @@ impl Driver {
                 reason: "the sandbox was not made for privileged containers".into(),
             });
         }
+        self.same_namespaces(&config)?;
+        if let Some(asked) = &config.resources {
+            self.context.check_limits(asked)?;
+        }
+        let (asked, own) = (&config.security.namespaces.user, &self.record.config.security.namespaces.user);
+        if asked.is_some() && asked != own {
+            return Err(PodError::Invalid {
+                field: "config.linux.security_context.namespace_options.userns_options",
+                value: format!("{asked:?}"),
+                reason: format!("containers are in the user namespace of their sandbox, which is {own:?}"),
+            });
+        }
         let image = self
             .context
             .images
             .find(&config.image)
             .ok_or_else(|| PodError::NotFound { what: "image", id: config.image.clone() })?;
         let target_pid = self.target(&config)?;
+        let volumes = self.volumes(&config)?;
         let id = ContainerId::generate();
         let parent = self.context.cgroup_parent(&self.record.config.cgroup_parent)?;
         let paths = self.context.paths(&self.record.id);
@@ -81,6 +108,7 @@ impl Driver {
             image_id: image.id,
             image_ref: image.digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
             layers: image.layers.clone(),
+            volumes,
             created_ns: now_ns(),
             stage: Stage::Creating,
             started_ns: 0,
@@ -102,6 +130,41 @@ impl Driver {
         ))
     }
 
+    /// Network and IPC namespace are the sandbox's: a container cannot leave it for the host's.
+    fn same_namespaces(&self, config: &ContainerConfig) -> Result<(), PodError> {
+        let (pod, own) = (&self.record.config.security.namespaces, &config.security.namespaces);
+        for (field, pod, own) in [
+            ("config.linux.security_context.namespace_options.network", pod.network, own.network),
+            ("config.linux.security_context.namespace_options.ipc", pod.ipc, own.ipc),
+        ] {
+            if own == NamespaceMode::Node && pod != NamespaceMode::Node {
+                let reason = "the sandbox has a namespace of its own, which all its containers share";
+                return Err(PodError::Invalid { field, value: "NODE".into(), reason: reason.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The images that are mounted, which must be here already.
+    fn volumes(&self, config: &ContainerConfig) -> Result<Vec<Volume>, PodError> {
+        let mut volumes: Vec<Volume> = Vec::new();
+        for mount in &config.mounts {
+            let Some(name) = mount.image.as_ref().filter(|name| volumes.iter().all(|known| known.name != **name))
+            else {
+                continue;
+            };
+            let image = self.context.images.find(name).ok_or_else(|| {
+                let text = format!(
+                    "{IMAGE_VOLUME_FAILED}: config.mounts.image: image {name:?} for {:?} is not on this node",
+                    mount.container_path
+                );
+                PodError::failed(ErrorKind::NotFound, text)
+            })?;
+            volumes.push(Volume { name: name.clone(), id: image.id, layers: image.layers.clone() });
+        }
+        Ok(volumes)
+    }
+
     fn target(&self, config: &ContainerConfig) -> Result<Option<i32>, PodError> {
         let namespaces = &config.security.namespaces;
         if namespaces.pid != NamespaceMode::Target {
@@ -116,8 +179,7 @@ impl Driver {
         })
     }
 
-    fn begin_create(&mut self, id: ContainerId, request: Request, reply: Reply<ContainerId>) {
-        let hold = self.context.images.hold(&request.image);
+    fn begin_create(&mut self, id: ContainerId, request: Request, hold: LayerHold, reply: Reply<ContainerId>) {
         let mut slot = Slot::new(request.record.clone(), hold);
         slot.creating.push(reply);
         let journal = slot.journal.clone();
@@ -333,6 +395,18 @@ impl Driver {
         }
     }
 
+    /// A container whose program runs, and the monitor that looks after it.
+    pub(crate) fn running(&self, id: &ContainerId) -> Result<(&Slot, Monitor), PodError> {
+        let slot = self.containers.get(id).ok_or_else(|| unknown(id))?;
+        match &self.monitor {
+            Some(monitor) if slot.running() => Ok((slot, monitor.clone())),
+            _ => {
+                let text = format!("container {id} is not running");
+                Err(PodError::failed(ErrorKind::FailedPrecondition, text))
+            }
+        }
+    }
+
     pub(crate) fn exec(
         &mut self,
         id: &ContainerId,
@@ -340,10 +414,9 @@ impl Driver {
         timeout: Option<Duration>,
         reply: Reply<ExecOutcome>,
     ) {
-        let Some(slot) = self.containers.get(id) else { return drop(reply.send(Err(unknown(id)))) };
-        let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else {
-            let text = format!("container {id} is not running");
-            return drop(reply.send(Err(PodError::failed(ErrorKind::FailedPrecondition, text))));
+        let (slot, monitor) = match self.running(id) {
+            Ok(running) => running,
+            Err(error) => return drop(reply.send(Err(error))),
         };
         let (known, bundle) = (slot.process.clone(), slot.record.bundle.clone());
         let limits = self.context.limits.clone();
@@ -377,10 +450,9 @@ impl Driver {
     }
 
     pub(crate) fn reopen_log(&mut self, id: &ContainerId, reply: Reply<()>) {
-        let Some(slot) = self.containers.get(id) else { return drop(reply.send(Err(unknown(id)))) };
-        let (true, Some(monitor)) = (slot.running(), self.monitor.clone()) else {
-            let text = format!("container {id} is not running");
-            return drop(reply.send(Err(PodError::failed(ErrorKind::FailedPrecondition, text))));
+        let monitor = match self.running(id) {
+            Ok((_, monitor)) => monitor,
+            Err(error) => return drop(reply.send(Err(error))),
         };
         let id = id.clone();
         self.spawn(async move {

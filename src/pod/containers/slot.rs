@@ -1,5 +1,6 @@
 //! A container as its pod's driver task holds it.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,8 +12,11 @@ use crate::image::LayerHold;
 use crate::pod::PodError;
 use crate::pod::journal::Journal;
 use crate::types::ContainerId;
-use crate::types::container::ContainerConfig;
+use crate::types::container::{ContainerConfig, Resources};
 use crate::wire::Exit;
+
+/// A change of resources, and who asked for it.
+pub(crate) type Update = (Resources, oneshot::Sender<Result<(), PodError>>);
 
 /// One container.
 pub(crate) struct Slot {
@@ -29,6 +33,8 @@ pub(crate) struct Slot {
     pub(crate) creating: Vec<oneshot::Sender<Result<ContainerId, PodError>>>,
     pub(crate) starting: Option<Vec<oneshot::Sender<Result<(), PodError>>>>,
     pub(crate) removing: Vec<oneshot::Sender<Result<(), PodError>>>,
+    /// A change of resources is under way; further ones wait here.
+    pub(crate) updating: Option<VecDeque<Update>>,
     /// It was never made: what its making left is being removed, and nobody is to see it.
     pub(crate) unmade: bool,
     config: Arc<ContainerConfig>,
@@ -47,6 +53,7 @@ impl Slot {
             creating: Vec::new(),
             starting: None,
             removing: Vec::new(),
+            updating: None,
             unmade: false,
             config,
         }
@@ -86,6 +93,7 @@ fn view(record: &ContainerRecord, config: &Arc<ContainerConfig>) -> ContainerVie
         resources: record.resources.clone(),
         image_id: record.image_id,
         image_ref: record.image_ref.clone(),
+        volumes: record.volumes.iter().map(|volume| (volume.name.clone(), volume.id)).collect(),
         state: record.state(),
         created_ns: record.created_ns,
         started_ns: record.started_ns,

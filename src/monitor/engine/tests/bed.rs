@@ -142,6 +142,7 @@ impl Bed {
         let spec = CreateSpec {
             engine: self.engine(engine),
             rootfs: Rootfs {
+                idmap: None,
                 lower: vec![self.folder.path().join("layer")],
                 upper: Some((bundle.join("upper"), bundle.join("work"))),
                 mountpoint: bundle.join("rootfs"),

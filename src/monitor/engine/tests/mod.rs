@@ -194,6 +194,7 @@ fn staged_mounts_have_their_own_propagation_and_owners() {
                             "shared" => StagedPropagation::Shared,
                             _ => StagedPropagation::Private,
                         },
+                        image: None,
                         idmap: (name == "mapped")
                             .then(|| crate::wire::IdMaps { uids: vec![(0, 1000, 10)], gids: vec![(0, 1000, 10)] }),
                     });

@@ -1,0 +1,162 @@
+//! Devices by their names in the Container Device Interface.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use podwright::proto::*;
+use tonic::Code;
+
+use crate::harness::{Node, Setup, specs};
+
+async fn node_with(extra: &str) -> (Node, PathBuf, PathBuf) {
+    // The folders are the test's own; the node's name is not known before it is made.
+    let base = PathBuf::from(format!("/run/podwright-cdi-test-{}", std::process::id()));
+    let (low, high) = (base.join("etc"), base.join("run"));
+    fs::create_dir_all(&low).unwrap();
+    let extra = format!("[cdi]\ndirs = [{low:?}, {high:?}]\n{extra}");
+    let mut node = Node::with(Setup { extra, ..Setup::default() }).await;
+    node.pull(specs::BUSYBOX).await;
+    (node, low, high)
+}
+
+async fn end(node: Node, low: &Path) {
+    node.finish().await;
+    fs::remove_dir_all(low.parent().unwrap()).unwrap();
+}
+
+fn asked(mut config: ContainerConfig, names: &[&str]) -> ContainerConfig {
+    config.cdi_devices = names.iter().map(|name| CdiDevice { name: (*name).to_owned() }).collect();
+    config
+}
+
+#[tokio::test]
+async fn a_device_brings_all_that_its_file_says() {
+    let (node, low, _) = node_with("").await;
+    let data = low.parent().unwrap().join("data");
+    fs::create_dir_all(data.join("lib")).unwrap();
+    fs::write(data.join("lib/driver"), "driver\n").unwrap();
+    fs::write(data.join("one"), "one file\n").unwrap();
+    fs::write(
+        low.join("vendor.json"),
+        serde_json::json!({
+            "cdiVersion": "0.7.0", "kind": "vendor.com/kmsg",
+            "containerEdits": {"env": ["ALL=yes"]},
+            "devices": [{"name": "0", "containerEdits": {
+                "env": ["KMSG=/dev/vendor/k", "PATH=/opt/vendor:/bin"],
+                "deviceNodes": [
+                    {"path": "/dev/vendor/k", "hostPath": "/dev/kmsg", "permissions": "w"},
+                    {"path": "/dev/vendor/r", "hostPath": "/dev/loop-control", "permissions": "r"},
+                ],
+                "mounts": [
+                    {"hostPath": data.join("lib"), "containerPath": "/usr/vendor/lib", "options": ["ro", "rbind", "rprivate", "nosuid"]},
+                    {"hostPath": data.join("one"), "containerPath": "/etc/vendor.conf", "options": ["ro", "bind"]},
+                    {"hostPath": "tmpfs", "containerPath": "/vendor-scratch", "type": "tmpfs", "options": ["nosuid", "size=64k"]},
+                ],
+                "additionalGids": [4321],
+            }}],
+        })
+        .to_string(),
+    )
+    .unwrap();
+    let pod = node.up(node.pod("cdi")).await;
+    let script = "echo $ALL $KMSG $PATH; cat /usr/vendor/lib/driver /etc/vendor.conf; id -G; \
+                  (: >/dev/vendor/k) && echo written; (: <>/dev/vendor/r) 2>/dev/null && echo beyond; \
+                  (: >/usr/vendor/lib/x) 2>/dev/null && echo wrote; (: >/vendor-scratch/x) && echo scratch; true";
+    let want = "yes /dev/vendor/k /opt/vendor:/bin\ndriver\none file\n0 10 4321\nwritten\nscratch\n";
+    let (code, out) = node.outcome(&pod, asked(node.sh("field", script), &["vendor.com/kmsg=0"])).await;
+    assert_eq!((code, out.as_str()), (0, want));
+    let mut config = node.sh("annotation", script);
+    config.annotations = [("cdi.k8s.io/plugin_x".to_owned(), "vendor.com/kmsg=0".to_owned())].into();
+    let (code, out) = node.outcome(&pod, config).await;
+    assert_eq!((code, out.as_str()), (0, want));
+    // What runs in it later has the same.
+    let ctr = node.launch(&pod, asked(node.sleeper("exec"), &["vendor.com/kmsg=0"])).await;
+    node.logged(&ctr, "up").await;
+    assert_eq!(node.exec(&ctr, &["sh", "-c", "echo $KMSG; id -G"]).await, "/dev/vendor/k\n0 10 4321\n");
+    end(node, &low).await;
+}
+
+#[tokio::test]
+async fn files_may_come_and_go_and_be_bad() {
+    let (node, low, high) = node_with("").await;
+    let file = |value: &str| {
+        format!(
+            "cdiVersion: \"0.6.0\"\nkind: vendor.com/x\ndevices:\n- name: a\n  containerEdits: {{env: [\"X={value}\"]}}\n"
+        )
+    };
+    let pod = node.up(node.pod("files")).await;
+    let missing = node.try_create(&pod, asked(node.sh("no", "true"), &["vendor.com/x=a"])).await.unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound, "{missing}");
+    assert!(missing.message().contains("vendor.com/x=a"), "{missing}");
+    let x = async |name: &str| node.outcome(&pod, asked(node.sh(name, "echo $X"), &["vendor.com/x=a"])).await.1;
+    fs::write(low.join("x.yaml"), file("1")).unwrap();
+    assert_eq!(x("one").await, "1\n");
+    fs::write(low.join("x.yaml"), file("two")).unwrap();
+    fs::write(low.join("bad.yaml"), "{{{").unwrap();
+    assert_eq!(x("two").await, "two\n");
+    fs::create_dir_all(&high).unwrap();
+    fs::write(high.join("x.yaml"), file("3")).unwrap();
+    assert_eq!(x("three").await, "3\n");
+    fs::write(high.join("same.yaml"), file("4")).unwrap();
+    let both = node.try_create(&pod, asked(node.sh("both", "true"), &["vendor.com/x=a"])).await.unwrap_err();
+    assert!(both.code() == Code::FailedPrecondition && both.message().contains("same.yaml"), "{both}");
+    let unknown = node.try_create(&pod, asked(node.sh("b", "true"), &["vendor.com/x=b"])).await.unwrap_err();
+    assert!(unknown.message().contains("vendor.com/x=b") && unknown.message().contains("bad.yaml"), "{unknown}");
+    let mut config = node.sh("annotation", "true");
+    config.annotations = [("cdi.k8s.io/y".to_owned(), "nonsense".to_owned())].into();
+    let wrong = node.try_create(&pod, config).await.unwrap_err();
+    assert!(wrong.code() == Code::InvalidArgument && wrong.message().contains("cdi.k8s.io/y"), "{wrong}");
+    end(node, &low).await;
+}
+
+#[tokio::test]
+async fn hooks_run_when_they_should() {
+    let (node, low, _) = node_with("").await;
+    let base = low.parent().unwrap().to_owned();
+    let log = base.join("hooks.log");
+    let hook = base.join("hook");
+    // Its container's state is on its standard input. What the last but one makes is seen by the program.
+    fs::write(&hook, format!("#!/bin/sh\necho \"$1 $(grep -c ociVersion)\" >>{}\n", log.display())).unwrap();
+    std::os::unix::fs::chown(&hook, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let of = |kind: &str| serde_json::json!({"hookName": kind, "path": hook, "args": ["hook", kind], "timeout": 20});
+    let spec = |hooks: serde_json::Value| {
+        serde_json::json!({
+            "cdiVersion": "0.6.0", "kind": "vendor.com/hook",
+            "devices": [{"name": "a", "containerEdits": {"hooks": hooks}}],
+        })
+        .to_string()
+    };
+    let mut hooks: Vec<_> = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"].map(of).into();
+    // This one runs with the container's own files.
+    hooks.push(serde_json::json!({
+        "hookName": "startContainer", "path": "/bin/sh", "args": ["sh", "-c", "grep -c ociVersion >/tmp/started"],
+    }));
+    fs::write(low.join("hook.json"), spec(hooks.into())).unwrap();
+    let pod = node.up(node.pod("hooks")).await;
+    let ctr = node.create(&pod, asked(node.sh("c", "cat /tmp/started; sleep 3600"), &["vendor.com/hook=a"])).await;
+    let lines = || fs::read_to_string(&log).unwrap_or_default();
+    assert_eq!(lines(), "prestart 1\ncreateRuntime 1\ncreateContainer 1\n");
+    node.try_start(&ctr).await.unwrap();
+    node.logged(&ctr, "1").await;
+    assert_eq!(lines(), "prestart 1\ncreateRuntime 1\ncreateContainer 1\npoststart 1\n");
+    node.stop_container(&ctr.id, 0).await.unwrap();
+    node.remove_container(&ctr.id).await.unwrap();
+    assert!(lines().ends_with("poststart 1\npoststop 1\n"), "{}", lines());
+    // A container whose hook fails is none.
+    let failing = serde_json::json!([{"hookName": "createRuntime", "path": "/bin/false"}]);
+    fs::write(low.join("hook.json"), spec(failing)).unwrap();
+    let error = node.try_create(&pod, asked(node.sh("bad", "true"), &["vendor.com/hook=a"])).await.unwrap_err();
+    println!("{error}");
+    assert!(error.message().contains("hook"), "{error}");
+    end(node, &low).await;
+}
+
+#[tokio::test]
+async fn a_node_may_have_none_of_it() {
+    let (node, low, _) = node_with("enabled = false\n").await;
+    let pod = node.up(node.pod("off")).await;
+    let error = node.try_create(&pod, asked(node.sh("c", "true"), &["vendor.com/x=a"])).await.unwrap_err();
+    assert!(error.code() == Code::FailedPrecondition && error.message().contains("cdi.enabled"), "{error}");
+    end(node, &low).await;
+}

@@ -1,0 +1,124 @@
+//! Exec and attach as a client of the streaming server has them: by a URL from the CRI, over WebSocket.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use podwright::proto::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::harness::{Ctr, Node, eventually, host, secs, specs};
+
+/// A session: the first byte of a message tells its channel.
+struct Session(WebSocketStream<TcpStream>);
+
+impl Session {
+    async fn open(url: &str) -> Self {
+        let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+        let mut socket = TcpStream::connect(authority).await.unwrap();
+        let request = format!(
+            "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        Self(WebSocketStream::from_raw_socket(socket, Role::Client, None).await)
+    }
+
+    async fn write(&mut self, text: &str) {
+        let bytes = [&[0], text.as_bytes()].concat();
+        self.0.send(Message::Binary(bytes.into())).await.unwrap();
+    }
+
+    /// Reads until output holds `text`, or to the end: output, error output, status.
+    async fn until(&mut self, text: Option<&str>) -> [String; 3] {
+        let mut got = [Vec::new(), Vec::new(), Vec::new()];
+        let text_of = |got: &[Vec<u8>; 3]| got.each_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        while !text.is_some_and(|text| text_of(&got)[0].contains(text)) {
+            let next = tokio::time::timeout(secs(30), self.0.next()).await;
+            match next.unwrap_or_else(|_| panic!("{text:?} in {:?}", text_of(&got))) {
+                Some(Ok(Message::Binary(bytes))) => match bytes.first() {
+                    Some(channel @ 1..=3) => got[usize::from(*channel) - 1].extend_from_slice(&bytes[1..]),
+                    other => panic!("channel {other:?}"),
+                },
+                Some(Ok(Message::Close(_))) | None | Some(Err(_)) => break,
+                Some(Ok(_)) => {}
+            }
+        }
+        text_of(&got)
+    }
+}
+
+async fn exec(node: &Node, ctr: &Ctr, command: &[&str], tty: bool) -> Session {
+    let (container_id, cmd) = (ctr.id.clone(), specs::args(command));
+    let request = ExecRequest { container_id, cmd, tty, stdin: true, stdout: true, stderr: !tty };
+    let url = node.cri().runtime().exec(request).await.unwrap().into_inner().url;
+    Session::open(&url).await
+}
+
+async fn attach(node: &Node, ctr: &Ctr) -> Session {
+    let container_id = ctr.id.clone();
+    let request = AttachRequest { container_id, stdin: true, tty: false, stdout: true, stderr: true };
+    let url = node.cri().runtime().attach(request).await.unwrap().into_inner().url;
+    Session::open(&url).await
+}
+
+#[tokio::test]
+async fn an_exec_is_the_container_s_own_as_an_exec_sync_is() {
+    let node = Node::ready().await;
+    let pod = node.up(node.pod("exec")).await;
+    let mut config = node.sleeper("c");
+    let security = specs::security(&mut config);
+    security.run_as_user = Some(Int64Value { value: 1234 });
+    security.no_new_privs = true;
+    let ctr = node.launch(&pod, config).await;
+    let script = "grep -E '^(Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp|SigBlk|SigIgn):' /proc/self/status; \
+                  cat /proc/self/oom_score_adj /proc/self/cgroup /proc/self/limits; ls /proc/self/fd";
+    let sync = node.exec(&ctr, &["sh", "-c", script]).await;
+    assert!(sync.contains("Seccomp:\t2"), "{sync}");
+    let [out, err, status] = exec(&node, &ctr, &["sh", "-c", script], false).await.until(None).await;
+    assert_eq!((out.as_str(), err.as_str()), (sync.as_str(), ""));
+    assert!(status.contains("Success"), "{status}");
+    let [_, err, status] = exec(&node, &ctr, &["sh", "-c", "echo err >&2; kill -9 $$"], false).await.until(None).await;
+    assert_eq!(err, "err\n");
+    assert!(status.contains("137"), "{status}");
+    let mut session = exec(&node, &ctr, &["sh", "-c", "tty; echo $TERM; read x; echo got $x"], true).await;
+    session.until(Some("/dev/pts/0\r\nxterm\r\n")).await;
+    session.write("word\n").await;
+    assert!(session.until(None).await[0].contains("got word"));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_takes_execs_with_it_and_new_clients_may_attach() {
+    let mut node = Node::ready().await;
+    let pod = node.up(node.pod("dies")).await;
+    let mut config = node.sh("c", "while read x; do echo \"got $x\"; done; echo eof");
+    config.stdin = true;
+    let ctr = node.launch(&pod, config).await;
+    let mut attached = attach(&node, &ctr).await;
+    attached.write("one\n").await;
+    attached.until(Some("got one\n")).await;
+    let mut session = exec(&node, &ctr, &["sh", "-c", "sleep 7654 & echo up; sleep 7655"], false).await;
+    session.until(Some("up\n")).await;
+    node.kill9();
+    eventually(secs(10), "the end of what was executed", async || {
+        let left: Vec<_> = host::descendants().into_iter().filter(|p| p.command.starts_with("sleep 765")).collect();
+        if left.iter().all(|process| process.state == 'Z') { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    node.start_daemon().await;
+    let mut attached = attach(&node, &ctr).await;
+    attached.write("two\n").await;
+    let [out, ..] = attached.until(Some("got two\n")).await;
+    assert_eq!(out, "got two\n", "from now on");
+    drop(attached);
+    assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning);
+    node.finish().await;
+}

@@ -1,0 +1,90 @@
+//! A process's streams on their way to a client, whether it was started for that client or attached to.
+
+use std::any::Any;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::activity::Activity;
+use super::hangup::Hangup;
+use crate::pod::PodError;
+use crate::pod::streams::{AttachSession, ExecSession, Streams};
+
+/// What a client talks to.
+pub(super) struct Session {
+    /// Its streams.
+    pub(super) streams: Streams,
+    /// Its exit code, once it has ended.
+    pub(super) exit: oneshot::Receiver<Result<i32, PodError>>,
+    /// What becomes of it when the client ends its input.
+    pub(super) at_input_end: AtInputEnd,
+    /// Whether clients are told the exit code.
+    pub(super) tells_code: bool,
+    /// Dropped with the session: kills, or detaches.
+    pub(super) _keep: Box<dyn Any + Send>,
+}
+
+/// See [`Session::at_input_end`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtInputEnd {
+    /// The process's input ends, too.
+    Close,
+    /// The client leaves, and the input stays open for the next one.
+    Detach,
+}
+
+impl Session {
+    /// Of a process that was started for the client.
+    pub(super) fn exec(mut exec: ExecSession) -> Self {
+        Self {
+            streams: std::mem::take(&mut exec.streams),
+            exit: std::mem::replace(&mut exec.exit, closed()),
+            at_input_end: AtInputEnd::Close,
+            tells_code: true,
+            _keep: Box::new(exec),
+        }
+    }
+
+    /// Of a container.
+    pub(super) fn attach(mut attach: AttachSession, at_input_end: AtInputEnd) -> Self {
+        Self {
+            streams: std::mem::take(&mut attach.streams),
+            exit: std::mem::replace(&mut attach.exit, closed()),
+            at_input_end,
+            tells_code: false,
+            _keep: Box::new(attach),
+        }
+    }
+}
+
+fn closed<T>() -> oneshot::Receiver<T> {
+    oneshot::channel().1
+}
+
+/// What every session is told by the server it runs in.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings {
+    /// Whether the client is gone.
+    pub(super) hangup: Hangup,
+    /// When data was last sent.
+    pub(super) activity: Activity,
+    /// Whether the daemon ends.
+    pub(super) stop: CancellationToken,
+    /// Longest time without data.
+    pub(super) idle_timeout: Duration,
+    /// Longest wait for a client's streams.
+    pub(super) creation_timeout: Duration,
+    /// How long, after a process has ended, others are heard that hold its streams.
+    pub(super) drain: Duration,
+}
+
+impl Surroundings {
+    /// Ready when the session must end though neither side has ended it; says why.
+    pub(super) async fn cut(&self) -> &'static str {
+        tokio::select! {
+            () = self.stop.cancelled() => "podwright is stopping",
+            () = self.activity.idle(self.idle_timeout) => "nothing was sent for too long",
+        }
+    }
+}
