@@ -23,6 +23,7 @@ use super::record::{Image, ImageRecord};
 use super::reference::Reference;
 use super::registry::{Clients, Defaults};
 use crate::store::{self, Durability};
+use crate::sys::process;
 use crate::types::{Digest, now_ns};
 
 /// How images are pulled and where they are kept.
@@ -321,6 +322,8 @@ impl Inner {
                 // An image may have come between the last look and the store above.
                 let more = inner.index.load().images().any(|entry| !entry.synced);
                 if done.is_err() || !more || inner.syncing.swap(true, Ordering::AcqRel) {
+                    // The pull before has done with its buffers.
+                    process::trim_memory();
                     return;
                 }
             }

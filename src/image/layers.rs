@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{IFlags, Mode, OFlags};
+
 use super::error::ImageError;
 use super::record::LayerRecord;
 use crate::store::{self, Durability};
@@ -123,6 +125,7 @@ impl Layers {
         for path in [folder.to_owned(), layers.folder.join("sha256"), layers.trash()] {
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(ImageError::io("create", &path))?;
         }
+        spread(folder);
         for (name, path) in entries(folder)? {
             if name.starts_with("tmp.") {
                 layers.throw(&path)?;
@@ -324,6 +327,21 @@ impl Layers {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks ext4 to put each folder made in here elsewhere on the disk, as it does with users' homes: layers are written side
+/// by side, and each is deleted as a whole. In one place they would queue for it; and without a journal, a new layer
+/// would have to look past every file of those just deleted. Other file systems know no such thing, and need not.
+fn spread(folder: &Path) {
+    let set = || -> rustix::io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+        let known = rustix::fs::ioctl_getflags(&folder)?;
+        rustix::fs::ioctl_setflags(&folder, known | IFlags::TOPDIR)
+    };
+    if let Err(error) = set() {
+        tracing::debug!(%error, "layers are not spread over the disk");
     }
 }
 

@@ -85,8 +85,10 @@ pub fn exec(spec: &CreateSpec, _: Process, exec: &ExecSpec, streams: Streams) ->
     command.args(&arguments[1..]);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     attach(&mut command, streams);
-    let pid = i32::try_from(command.spawn().unwrap().id()).unwrap();
-    Ok(job(Ok(pid), spec.bundle.join("slow").exists().then_some("sleep 0.2")))
+    let exhausted = |error: &dyn std::fmt::Display| failure(ErrorKind::ResourceExhausted, error.to_string());
+    let pipe = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|error| exhausted(&error))?;
+    let pid = i32::try_from(command.spawn().map_err(|error| exhausted(&error))?.id()).unwrap();
+    Ok(job_by(pipe, Ok(pid), spec.bundle.join("slow").exists().then_some("sleep 0.2")))
 }
 
 pub fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
@@ -95,9 +97,12 @@ pub fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
     Ok(job(Ok(0), None))
 }
 
-#[expect(clippy::zombie_processes, reason = "the monitor under test reaps it")]
 fn job(outcome: Result<i32, Failure>, helper: Option<&str>) -> Job {
-    let (result, tell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+    job_by(pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap(), outcome, helper)
+}
+
+#[expect(clippy::zombie_processes, reason = "the monitor under test reaps it")]
+fn job_by((result, tell): (OwnedFd, OwnedFd), outcome: Result<i32, Failure>, helper: Option<&str>) -> Job {
     rustix::io::write(&tell, &serde_json::to_vec(&outcome).unwrap()).unwrap();
     let helper = helper.map(|script| {
         // Its own child is adopted by the monitor, and holds the pipe on.

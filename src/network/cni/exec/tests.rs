@@ -38,7 +38,13 @@ fn dies(pid_file: &Path) -> bool {
     let Ok(process) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else { return true };
     let mut polled = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
     let limit = rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 };
-    rustix::event::poll(&mut polled, Some(&limit)) == Ok(1)
+    // A child of another test's may have ended, which interrupts.
+    loop {
+        match rustix::event::poll(&mut polled, Some(&limit)) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other == Ok(1),
+        }
+    }
 }
 
 #[tokio::test]
