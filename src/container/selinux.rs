@@ -67,7 +67,8 @@ impl Contexts {
     pub fn parse(text: &str) -> Option<Self> {
         let find = |wanted: &str| {
             let lines = text.lines().filter_map(|line| line.split_once('='));
-            let mut value = lines.filter(|(key, _)| key.trim() == wanted).map(|(_, value)| value.trim().trim_matches('"'));
+            let mut value =
+                lines.filter(|(key, _)| key.trim() == wanted).map(|(_, value)| value.trim().trim_matches('"'));
             Label::parse(value.next_back()?)
         };
         Some(Self { process: find("process")?, file: find("file")? })
