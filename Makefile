@@ -24,9 +24,9 @@ demo: ## run one pod from nothing: packages, build, registry, daemon, pod, clean
 
 # One run of nextest, so that its summary tells of all tests; the census speaks up only if something was left behind.
 test: setup lint images ## check everything this machine can check
-	@touch target/test-begun
+	@touch "$(TARGET)/test-begun"
 	cargo nextest run --locked
-	@left=$$(SINCE=target/test-begun conformance/census.sh) || { echo "$$left" >&2; exit 1; }
+	@left=$$(SINCE="$(TARGET)/test-begun" conformance/census.sh) || { echo "$$left" >&2; exit 1; }
 
 setup:
 	@conformance/setup.sh test

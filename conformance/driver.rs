@@ -341,6 +341,10 @@ async fn static_pods_follow_their_folder() {
     let before = names(&ready(&["one"]).await);
     write("two", script);
     ready(&["one", "two"]).await;
+    fs::write(folder.join("bad.yaml"), "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {nonsense: 1}\n")
+        .unwrap();
+    driver.says("bad.yaml: Pod bad: spec.nonsense: no such field").await;
+    fs::remove_file(folder.join("bad.yaml")).unwrap();
     write("one", &format!("echo changed; {script}"));
     eventually(secs(30), "the changed pod", async || {
         let now = names(&ready(&["one", "two"]).await);

@@ -96,6 +96,27 @@ async fn an_exec_is_the_container_s_own_as_an_exec_sync_is() {
 }
 
 #[tokio::test]
+async fn a_terminal_of_an_exec_belongs_to_its_user() {
+    let node = Node::ready().await;
+    for first in [None, Some(200_000)] {
+        let mut config = node.pod(if first.is_some() { "mapped" } else { "plain" });
+        let ids = |host_id| vec![IdMapping { host_id, container_id: 0, length: 65_536 }];
+        specs::sandbox_security(&mut config).namespace_options.get_or_insert_default().userns_options =
+            first.map(|id| UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids(id), gids: ids(id) });
+        let pod = node.up(config).await;
+        for user in [0, 1234] {
+            let mut config = node.sleeper(&format!("as-{user}"));
+            specs::security(&mut config).run_as_user = Some(Int64Value { value: user });
+            let ctr = node.launch(&pod, config).await;
+            let script = "stat -c %u $(tty) && echo written > $(tty)";
+            let [out, _, status] = exec(&node, &ctr, &["sh", "-c", script], true).await.until(None).await;
+            assert_eq!(out, format!("{user}\r\nwritten\r\n"), "{first:?} {status}");
+        }
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_daemon_that_dies_takes_execs_with_it_and_new_clients_may_attach() {
     let mut node = Node::ready().await;
     let pod = node.up(node.pod("dies")).await;

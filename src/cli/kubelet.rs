@@ -7,9 +7,11 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::LogFormat;
 use crate::kubelet::static_pods::{self, Options};
 use crate::types::chain;
 
+use super::logging;
 use super::run::DriverArgs;
 
 /// Keep the pods of a folder of manifests running
@@ -21,6 +23,9 @@ pub struct KubeletArgs {
     /// Folder of manifests (.yaml, .yml, .json); each file may hold Pods, and ConfigMaps and Secrets for them
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
+    /// error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
     /// The runtime, and where files go
     #[command(flatten)]
     pub driver: DriverArgs,
@@ -38,6 +43,7 @@ pub async fn run(args: KubeletArgs) -> ExitCode {
 }
 
 async fn attempt(args: KubeletArgs) -> Result<(), String> {
+    logging::start(&args.log_level, LogFormat::Auto).map_err(|error| chain(&*error))?;
     let cri = args.driver.client().map_err(|error| chain(&error))?;
     let options = Options { manifests: args.manifests, dirs: args.driver.dirs(), driver: args.driver.driver() };
     let stop = CancellationToken::new();

@@ -97,8 +97,6 @@ pub struct Settings {
     pub container_annotations: Vec<String>,
     /// Annotations that are set unless the client does.
     pub default_annotations: BTreeMap<String, String>,
-    /// Snapshotter; unset: the configured one.
-    pub snapshotter: Option<String>,
     /// CNI configuration folder; unset: the configured one.
     pub cni_conf_dir: Option<PathBuf>,
     /// CNI plugin folder; unset: the configured one.

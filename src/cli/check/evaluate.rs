@@ -3,8 +3,8 @@
 use super::facts::{Disk, Facts};
 use super::{Finding, Level};
 
-/// Oldest kernel that has all the calls used; the calls themselves are checked, too.
-const OLDEST_KERNEL: (u32, u32) = (5, 12);
+/// Oldest kernel that is supported; the calls that are used are checked, too.
+const OLDEST_KERNEL: (u32, u32) = (5, 15);
 /// From here on images and memory file systems can be mounted with shifted ids, as pods with user namespaces need.
 const IDMAPPED_KERNEL: (u32, u32) = (6, 3);
 /// Free space below which pulls soon fail, bytes.
@@ -370,7 +370,7 @@ fn state(disk: &Disk) -> Finding {
         warn(
             name,
             format!("{path} is not on tmpfs: slower, and not emptied at boot"),
-            "choose a folder below /run (--state)",
+            "mount a tmpfs there, or choose a folder on one, below /run mostly (--state)",
         )
     }
 }

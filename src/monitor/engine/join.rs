@@ -6,7 +6,7 @@
 //!                    │ setns by pidfd, all namespaces in one call
 //!                    └ clone3(CLONE_PARENT) ─ the process, the monitor's child; waits for "go"
 //!                        helper tells the pid, then "go", then waits for execve or its failure
-//!                          process: cgroups, session, streams, ids, working directory, Executor, execve
+//!                          process: cgroups, session, ids, streams, working directory, Executor, execve
 //! ```
 //!
 //! Architecture Invariant: between setns and execve the container may be hostile. No host descriptor
@@ -264,16 +264,18 @@ impl Identity {
         Ok(())
     }
 
-    /// In the process: session, streams, ids. All capabilities stay, for the Executor to take.
+    /// In the process: session, ids, streams. All capabilities stay, for the Executor to take.
     fn assume(&self, source: &Source) -> Result<(), Failure> {
         attempt(rustix::process::setsid(), || "a session of its own".to_owned())?;
-        attempt(source.take(self.uid), || "taking the streams".to_owned())?;
-        attempt(fork::close_others_on_exec(), || "marking descriptors".to_owned())?;
         if let Some(mask) = self.umask {
             rustix::process::umask(mask);
         }
         let taken = users::assume(self.uid, self.gid, &self.groups);
-        attempt(taken, || format!("becoming user {} and group {}", self.uid, self.gid))
+        attempt(taken, || format!("becoming user {} and group {}", self.uid, self.gid))?;
+        // Not before: a terminal belongs to whoever makes it. The host's root, whom a user namespace does not know,
+        // could not give it away in there.
+        attempt(source.take(self.uid), || "taking the streams".to_owned())?;
+        attempt(fork::close_others_on_exec(), || "marking descriptors".to_owned())
     }
 }
 

@@ -454,7 +454,8 @@ fn engine(context: &Context, handler: &Handler, paths: &PodPaths) -> Result<Engi
         Kind::Youki => Engine::Youki { root: paths.state.join("youki"), systemd_cgroup },
         Kind::Oci => Engine::Oci {
             binary: handler.find_binary().ok_or_else(|| {
-                let text = format!("handler {:?}: its binary {:?} is not installed", handler.name, settings.binary);
+                let binary = settings.binary.clone().unwrap_or_default();
+                let text = format!("handler {:?}: its binary {binary:?} is not installed", handler.name);
                 PodError::failed(ErrorKind::FailedPrecondition, text)
             })?,
             root: settings.root.clone().unwrap_or_else(|| paths.state.join("oci")),
