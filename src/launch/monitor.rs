@@ -7,6 +7,7 @@
 mod error;
 mod line;
 mod link;
+mod program;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use crate::wire::{
 pub use error::LaunchError;
 pub use line::Line;
 use link::Link;
+use program::Program;
 
 /// Name of the monitor's socket in the pod's folder.
 const SOCKET: &str = "monitor.sock";
@@ -60,8 +62,7 @@ pub type EventReceiver = mpsc::UnboundedReceiver<MonitorEvent>;
 /// Starts monitors and finds them again.
 #[derive(Debug, Clone)]
 pub struct Launcher {
-    /// The program `podwright-monitor`.
-    pub monitor_binary: PathBuf,
+    program: Arc<Program>,
 }
 
 /// A connection to one pod's monitor.
@@ -72,6 +73,11 @@ pub struct Monitor {
 }
 
 impl Launcher {
+    /// `monitor_binary`: the program `podwright-monitor`.
+    pub fn new(monitor_binary: PathBuf) -> Self {
+        Self { program: Arc::new(Program::new(monitor_binary)) }
+    }
+
     /// Whether pods of this node can have user namespaces, tried out in `folder`, which is made and removed and lies
     /// on the file system of layers and containers. The error is for people.
     pub async fn probe_user_namespaces(&self, folder: &Path) -> Result<(), String> {
@@ -80,11 +86,13 @@ impl Launcher {
             _ => Err(error),
         });
         prepared.and_then(|()| fs::create_dir(folder)).map_err(|error| format!("{folder:?}: {error}"))?;
-        let mut command = Command::new(&self.monitor_binary);
+        let program = self.program.read_only();
+        let mut command = Command::new(&program.path);
+        command.arg0(self.program.path());
         command.arg(PROBE_ARGUMENT).arg(folder).env_clear().stdin(Stdio::null()).kill_on_drop(true);
         let outcome = match tokio::time::timeout(PROBE_LIMIT, command.output()).await {
             Err(_) => Err("the probe takes too long".to_owned()),
-            Ok(Err(error)) => Err(format!("starting {:?}: {error}", self.monitor_binary)),
+            Ok(Err(error)) => Err(format!("starting {:?}: {error}", self.program.path())),
             Ok(Ok(output)) if output.status.success() => Ok(()),
             Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect()),
         };
@@ -100,7 +108,7 @@ impl Launcher {
     /// The program cannot be started, or ends before it has said anything (its reasons are in
     /// `monitor.log` in `dir`).
     pub async fn spawn(&self, pod: &PodId, dir: &Path) -> Result<(Monitor, State, EventReceiver), LaunchError> {
-        let failed = |source| LaunchError::Spawn { binary: self.monitor_binary.clone(), source };
+        let failed = |source| LaunchError::Spawn { binary: self.program.path().to_owned(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let log = OpenOptions::new()
@@ -111,7 +119,9 @@ impl Launcher {
             .open(dir.join("monitor.log"))
             .map_err(failed)?;
         // Nothing here keeps std from its fast path, which does not copy the daemon's page tables.
-        let mut child = Command::new(&self.monitor_binary)
+        let program = self.program.read_only();
+        let mut child = Command::new(&program.path)
+            .arg0(self.program.path())
             .arg("--pod")
             .arg(pod.as_str())
             .arg("--dir")

@@ -38,7 +38,7 @@ async fn meet(
         answer(&mut theirs, call.id, Ok(Reply::Hello(state(&name))));
         script(theirs, name);
     });
-    let launcher = Launcher { monitor_binary: "/none".into() };
+    let launcher = Launcher::new("/none".into());
     (launcher.greet(&pod, UnixStream::from_std(ours).unwrap()).await, peer)
 }
 
@@ -108,7 +108,7 @@ async fn a_request_that_is_too_long_is_not_sent() {
 #[tokio::test]
 async fn nobody_there_is_told_from_trouble() {
     let folder = tempfile::tempdir().unwrap();
-    let launcher = Launcher { monitor_binary: folder.path().join("none") };
+    let launcher = Launcher::new(folder.path().join("none"));
     let pod = PodId::generate();
     assert!(matches!(launcher.connect(&pod, folder.path()).await, Err(LaunchError::Gone(_))), "no socket");
     drop(std::os::unix::net::UnixListener::bind(folder.path().join(SOCKET)).unwrap());
