@@ -19,6 +19,7 @@
 mod exhaustion;
 mod identity;
 mod races;
+mod stuck;
 
 use std::fs;
 

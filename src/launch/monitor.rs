@@ -8,6 +8,7 @@ mod error;
 mod line;
 mod link;
 mod program;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::sys;
 use crate::types::{ContainerId, ErrorKind, PodId};
 use crate::wire::{
     AttachSpec, CreateSpec, Event, ExecOutcome, ExecSpec, Exit, Failure, PROBE_ARGUMENT, PauseSpec, Process, Reply,
@@ -70,6 +72,8 @@ pub struct Launcher {
 pub struct Monitor {
     pod: PodId,
     link: Arc<Link>,
+    /// Known since Hello.
+    process: Option<Process>,
 }
 
 impl Launcher {
@@ -163,9 +167,14 @@ impl Launcher {
 
     async fn greet(&self, pod: &PodId, stream: UnixStream) -> Result<(Monitor, State, EventReceiver), LaunchError> {
         let (tell, events) = mpsc::unbounded_channel();
-        let monitor = Monitor { pod: pod.clone(), link: Arc::new(Link::new(pod.clone(), stream, tell)) };
+        let link = Arc::new(Link::new(pod.clone(), stream, tell));
+        let mut monitor = Monitor { pod: pod.clone(), link, process: None };
         match monitor.call(Request::Hello { version: VERSION }).await? {
-            Reply::Hello(state) if state.pod == *pod => Ok((monitor, state, events)),
+            Reply::Hello(state) if state.pod == *pod => {
+                let started = sys::process::start_time(state.pid);
+                monitor.process = started.map(|start_time| Process { pid: state.pid, start_time });
+                Ok((monitor, state, events))
+            }
             Reply::Hello(state) => Err(LaunchError::Stranger { pod: pod.clone(), found: state.pod }),
             other => Err(monitor.unexpected(&other)),
         }
@@ -249,7 +258,7 @@ impl Monitor {
     }
 
     async fn call(&self, request: Request) -> Result<Reply, LaunchError> {
-        self.link.call(request).await
+        silence::call(&self.link, self.process, request).await
     }
 
     async fn done(&self, request: Request) -> Result<(), LaunchError> {
