@@ -17,6 +17,7 @@
 //! | manifests that are two things | CVE-2021-41190 | `bad_images::manifests_that_are_wrong` |
 
 mod exhaustion;
+mod fuzz;
 mod identity;
 mod races;
 mod stuck;
