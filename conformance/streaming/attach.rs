@@ -52,7 +52,8 @@ async fn stdin_once_ends_the_container_s_input_with_its_first_client() {
         let mut config = node.sh(how, ECHO);
         (config.stdin, config.stdin_once) = (true, true);
         let ctr = node.launch(&pod, config).await;
-        let mut looker = Spdy::open(&attach_url(&node, &ctr, false, false).await, V4, &["error", "stdout", "stderr"]).await;
+        let mut looker =
+            Spdy::open(&attach_url(&node, &ctr, false, false).await, V4, &["error", "stdout", "stderr"]).await;
         if how == "v5" {
             let mut client = Socket::open(&attach_url(&node, &ctr, true, false).await, V5).await;
             client.write("word\n").await;

@@ -57,8 +57,7 @@ pub struct Answer {
 pub async fn ask(method: &str, url: &str, headers: &str) -> Answer {
     let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut socket = TcpStream::connect(authority).await.unwrap();
-    let request =
-        format!("{method} /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\n{headers}\r\n\r\n");
+    let request = format!("{method} /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\n{headers}\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -26,7 +26,8 @@ async fn a_frozen_client_costs_no_memory_and_holds_only_its_own() {
     let ctr = node.launch(&pod, node.sleeper("c")).await;
     let _ = Spdy::open(&script_url(&node, &ctr, "true").await, V4, &ALL).await.rest().await;
     let before = peaks(&node);
-    let script = |number: u32| format!("yes 'a line of output' | head -c {MUCH}; [ {number} = 0 ] || exec sleep {number}");
+    let script =
+        |number: u32| format!("yes 'a line of output' | head -c {MUCH}; [ {number} = 0 ] || exec sleep {number}");
     // One of each kind reads a little and then nothing.
     let mut first = Spdy::open(&script_url(&node, &ctr, &script(4201)).await, V4, &ALL).await;
     first.until("a line of output\n").await;

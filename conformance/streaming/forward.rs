@@ -106,7 +106,8 @@ async fn refused(handle: &Handle, port: u16, request: u32) {
     assert!(words.contains("refused") && words.contains(&port.to_string()), "{words:?}");
 }
 
-async fn whole(node: &Node, pod: &Pod, handle: &Handle) {
+async fn whole(node: &Node, pod: &Pod, handle: Handle) {
+    let handle = &handle;
     let (four, six) = (echo(node, pod, "127.0.0.1"), echo(node, pod, "[::1]"));
     talk(handle, four, 0, 100_000).await;
     talk(handle, six, 1, 100_000).await;
@@ -121,7 +122,7 @@ async fn over_spdy() {
     let node = Node::ready().await;
     let pod = node.up(node.pod("spdy")).await;
     let handle = spdy(&forward_url(&node, &pod, &[]).await, PROTOCOL).await;
-    whole(&node, &pod, &handle).await;
+    whole(&node, &pod, handle).await;
     node.finish().await;
 }
 
@@ -130,7 +131,7 @@ async fn over_spdy_in_a_websocket() {
     let node = Node::ready().await;
     let pod = node.up(node.pod("tunnel")).await;
     let handle = tunnel(&forward_url(&node, &pod, &[]).await).await;
-    whole(&node, &pod, &handle).await;
+    whole(&node, &pod, handle).await;
     node.finish().await;
 }
 
@@ -139,7 +140,7 @@ async fn into_the_host_s_network() {
     let node = Node::ready().await;
     let pod = node.up(node.host_pod("host")).await;
     let handle = spdy(&forward_url(&node, &pod, &[]).await, PROTOCOL).await;
-    whole(&node, &pod, &handle).await;
+    whole(&node, &pod, handle).await;
     node.finish().await;
 }
 
@@ -190,16 +191,16 @@ async fn a_pod_that_is_stopped_meanwhile() {
     let mut byte = [0];
     let end = soon(data.read(&mut byte)).await;
     assert!(!matches!(end, Ok(1..)), "{end:?}");
-    let (_data, error) = open(&handle, 8080, 1);
-    let words = String::from_utf8(rest(error).await).unwrap();
+    let (_again, reason) = open(&handle, 8080, 1);
+    let words = String::from_utf8(rest(reason).await).unwrap();
     assert!(!words.is_empty());
     println!("a new connection: {words}");
     let late = spdy(&unused, PROTOCOL).await;
-    let (_data, error) = open(&late, 8080, 0);
-    let words = String::from_utf8(rest(error).await).unwrap();
+    let (_late, reason) = open(&late, 8080, 0);
+    let words = String::from_utf8(rest(reason).await).unwrap();
     assert!(!words.is_empty());
     println!("a new client: {words}");
-    drop((handle, late));
+    drop((handle, late, data, _error, _again, _late));
     node.finish().await;
 }
 

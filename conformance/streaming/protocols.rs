@@ -8,8 +8,7 @@ use super::{ALL, V4, V5};
 use crate::harness::{Node, specs};
 
 const SPDY: [&str; 5] = [V5, V4, "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
-const WEBSOCKET: [&str; 6] =
-    [V5, V4, "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io", ""];
+const WEBSOCKET: [&str; 6] = [V5, V4, "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io", ""];
 
 /// What the error stream must say of this exit code.
 fn check(protocol: &str, status: &str, code: i32) {
@@ -139,7 +138,8 @@ async fn a_client_that_leaves_ends_its_process() {
     let node = Node::ready().await;
     let pod = node.up(node.pod("leaves")).await;
     let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let script = |number| format!("sleep {number} & trap '' HUP PIPE TERM; echo up; while true; do sleep {number}; done");
+    let script =
+        |number| format!("sleep {number} & trap '' HUP PIPE TERM; echo up; while true; do sleep {number}; done");
     let mut client = Spdy::open(&script_url(&node, &ctr, &script(4001)).await, V4, &ALL).await;
     client.until("up\n").await;
     there("sleep 4001").await;
@@ -195,7 +195,8 @@ async fn in_a_user_namespace_as_another_user_under_seccomp() {
     assert_eq!((words.as_slice(), err.as_str(), code_of(&status)), (&wanted[..], "", Some(9)));
     let command = ["sh", "-c", "test -w $(tty) && stat -c %u $(tty); echo up; sleep 4005"];
     let mut client = Socket::open(&exec_url(&node, &ctr, &command, true).await, V5).await;
-    assert_eq!(client.until(Some("up\r\n")).await[0], "1234\r\nup\r\n");
+    let shown = client.until(Some("up\r\n")).await;
+    assert_eq!(shown[0], "1234\r\nup\r\n", "{shown:?}");
     drop(client);
     gone("sleep 4005").await;
     node.finish().await;
