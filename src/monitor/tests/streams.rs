@@ -144,7 +144,11 @@ impl Pod {
     fn settles_at(&self, descriptors: usize) {
         let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while self.descriptors() != descriptors {
-            assert!(std::time::Instant::now() < limit, "{descriptors} descriptors wanted: {:#?}", self.descriptor_list());
+            assert!(
+                std::time::Instant::now() < limit,
+                "{descriptors} descriptors wanted: {:#?}",
+                self.descriptor_list()
+            );
             std::thread::yield_now();
         }
     }
