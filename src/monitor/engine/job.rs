@@ -107,7 +107,13 @@ pub(super) fn exec_status(bytes: &[u8]) -> Result<(), Failure> {
 pub(super) fn spawn(keep: &[RawFd], work: impl FnOnce(RawFd) -> Result<Outcome, Failure>) -> Result<Job, Failure> {
     let (read, write) = attempt(result_pipe(), || "a pipe for the helper".to_owned())?;
     let keep: Vec<RawFd> = keep.iter().copied().chain([0, 1, 2, write.as_raw_fd()]).collect();
+    let monitor = rustix::process::getpid();
     let body = || {
+        // What a helper makes after its monitor's end, nobody looks for.
+        let bound = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        if bound.is_err() || rustix::process::getppid() != Some(monitor) {
+            return 1;
+        }
         let result = match fork::close_all_except(&keep) {
             Ok(()) => work(write.as_raw_fd()),
             Err(error) => Err(failure(ErrorKind::Internal, format!("closing descriptors: {error}"))),
