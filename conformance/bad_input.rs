@@ -57,11 +57,13 @@ async fn sandbox_names() {
 #[tokio::test]
 async fn sandbox_settings() {
     let node = Node::start().await;
-    let cases: [(&str, Change<'_, PodSandboxConfig>); 9] = [
+    let cases: [(&str, Change<'_, PodSandboxConfig>); 11] = [
         ("hostname", &|c| c.hostname = "h".repeat(65)),
         ("hostname", &|c| c.hostname = "a/b".into()),
         ("log", &|c| c.log_directory = "relative/path".into()),
         ("log", &|c| c.log_directory = "/var/log/../../etc".into()),
+        ("log_directory", &|c| c.log_directory = "/etc/passwd".into()),
+        ("log_directory", &|c| c.log_directory = "/etc/passwd/logs".into()),
         ("sysctl", &|c| {
             c.linux.as_mut().unwrap().sysctls.insert("kernel.shm_rmid_forced\nkernel.core_pattern".into(), "1".into());
         }),

@@ -12,7 +12,7 @@ use podwright::proto::*;
 use serde_json::{Value, json};
 
 use crate::harness::config::{Cni, install_cni};
-use crate::harness::{Ctr, Node, Pod, Setup, cni, eventually, host, secs, slowness};
+use crate::harness::{Ctr, Node, Pod, Setup, cni, eventually, host, secs, slowness, specs};
 
 /// splitmix64: good enough to choose moments.
 struct Dice(u64);
@@ -170,6 +170,48 @@ async fn the_monitor_is_killed_at_random_moments() {
         let status = node.status(&ctr).await;
         assert!(!status.reason.is_empty() && status.finished_at > 0, "round {round}: {status:?}");
         node.down(&pod).await;
+    }
+    node.finish().await;
+}
+
+/// The same for what leaves more behind: user namespaces, image volumes, attached clients; monitors may die, too.
+#[tokio::test]
+async fn daemon_and_monitors_are_killed_amid_user_namespaces_and_image_volumes() {
+    let mut node = Node::ready().await;
+    let mut dice = Dice::new();
+    let ids = |first| vec![IdMapping { host_id: first, container_id: 0, length: 65_536 }];
+    for round in 0..10 {
+        let (what, moment, monitors) = (1 + dice.below(3), dice.moment(250), dice.below(2) == 0);
+        let mut pod = node.pod(["a", "b"][round % 2]);
+        specs::sandbox_security(&mut pod).namespace_options.as_mut().unwrap().userns_options = Some(UserNamespace {
+            mode: NamespaceMode::Pod.into(),
+            uids: ids(100_000 * (round as u32 % 2 + 1)),
+            gids: ids(1_000_000),
+        });
+        let mut ctr = node.sleeper("x");
+        ctr.mounts = vec![Mount {
+            container_path: "/volume".into(),
+            readonly: true,
+            image: Some(specs::image(specs::BUSYBOX)),
+            image_sub_path: "bin".into(),
+            ..Default::default()
+        }];
+        let call = tokio::spawn(anything(node.cri().clone(), what, pod, ctr));
+        tokio::time::sleep(moment).await;
+        if monitors {
+            let alive = host::descendants().into_iter().filter(|p| p.name == "podwright-monit" && p.state != 'Z');
+            for process in alive {
+                // Helpers among them may have ended meanwhile.
+                let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            }
+        }
+        node.kill9();
+        tokio::time::timeout(secs(10), call).await.expect("calls end with their daemon").unwrap();
+        node.start_daemon().await;
+        for pod in node.pods(PodSandboxFilter::default()).await {
+            node.stop_pod(&pod.id).await.unwrap();
+            node.remove_pod(&pod.id).await.unwrap();
+        }
     }
     node.finish().await;
 }

@@ -1,49 +1,68 @@
 //! Seccomp profiles that leave decisions to somebody else: SCMP_ACT_NOTIFY.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
+use libseccomp::{ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags};
 use podwright::proto::*;
+use podwright::sys::rights;
+use rustix::event::{PollFd, PollFlags};
 use tonic::Code;
 
-use crate::harness::{Node, eventually, secs, specs};
+use crate::harness::{Node, specs};
 
-/// Takes descriptors from its socket, writes down what came with each, and answers every question with EDQUOT.
-const AGENT: &str = r#"
-import array, fcntl, json, os, select, socket, struct, sys
-server = socket.socket(socket.AF_UNIX); server.bind(sys.argv[1]); server.listen(8)
-print("listening", flush=True)
-fds, clients = [], []
-while True:
-    for ready in select.select([server] + clients + fds, [], [])[0]:
-        if ready is server:
-            clients.append(server.accept()[0])
-        elif ready in clients:
-            text, extra, _, _ = ready.recvmsg(65536, socket.CMSG_SPACE(4))
-            clients.remove(ready)
-            for _, _, data in extra:
-                fds.append(array.array("i", data)[0])
-            if text:
-                print(text.decode(), flush=True)
-        else:
-            question = bytearray(80)
-            try:
-                fcntl.ioctl(ready, 0xc0502100, question)
-                fcntl.ioctl(ready, 0xc0182101, struct.pack("QqiI", struct.unpack("Q", question[:8])[0], 0, -122, 0))
-            except OSError:
-                fds.remove(ready); os.close(ready)
-"#;
+/// Takes descriptors from its socket, notes what came with each, and answers every question with EDQUOT.
+struct Agent {
+    told: Arc<Mutex<Vec<String>>>,
+}
 
-struct Agent(Child);
+impl Agent {
+    fn listen(socket: &Path) -> Self {
+        let server = UnixListener::bind(socket).unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let notes = Arc::clone(&told);
+        // The threads end with the test's process.
+        std::thread::spawn(move || {
+            for client in server.incoming() {
+                let mut buffer = vec![0; 1 << 16];
+                let received = rights::receive(client.unwrap(), &mut buffer).unwrap();
+                buffer.truncate(received.bytes);
+                for listener in received.descriptors {
+                    std::thread::spawn(move || answer(&listener));
+                }
+                if !buffer.is_empty() {
+                    notes.lock().unwrap().push(String::from_utf8(buffer).unwrap());
+                }
+            }
+        });
+        Self { told }
+    }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+    /// The state that came last.
+    fn last(&self) -> serde_json::Value {
+        serde_json::from_str(self.told.lock().unwrap().last().unwrap()).unwrap()
     }
 }
 
-fn asked(mut config: ContainerConfig, profile: &std::path::Path) -> ContainerConfig {
+fn answer(listener: &OwnedFd) {
+    loop {
+        let mut wait = [PollFd::new(listener, PollFlags::IN)];
+        rustix::event::poll(&mut wait, None).unwrap();
+        if !wait[0].revents().contains(PollFlags::IN) {
+            return; // nobody is left who could ask
+        }
+        // Who asked may be gone by now.
+        if let Ok(question) = ScmpNotifReq::receive(listener.as_raw_fd()) {
+            let answer = ScmpNotifResp::new_error(question.id, -libc::EDQUOT, ScmpNotifRespFlags::empty());
+            let _ = answer.respond(listener.as_raw_fd());
+        }
+    }
+}
+
+fn asked(mut config: ContainerConfig, profile: &Path) -> ContainerConfig {
     specs::security(&mut config).seccomp = Some(SecurityProfile {
         profile_type: security_profile::ProfileType::Localhost as i32,
         localhost_ref: profile.to_string_lossy().into_owned(),
@@ -54,7 +73,7 @@ fn asked(mut config: ContainerConfig, profile: &std::path::Path) -> ContainerCon
 #[tokio::test]
 async fn somebody_else_decides() {
     let node = Node::ready().await;
-    let (socket, told) = (node.dir().join("agent.sock"), node.dir().join("told"));
+    let socket = node.dir().join("agent.sock");
     let profile = node.dir().join("profile.json");
     let text = serde_json::json!({
         "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": socket, "listenerMetadata": "which=mine",
@@ -67,18 +86,7 @@ async fn somebody_else_decides() {
     assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
     assert!(error.message().contains("agent.sock"), "{error}");
 
-    let agent = Command::new("python3")
-        .args(["-c", AGENT, &socket.to_string_lossy()])
-        .stdin(Stdio::null())
-        .stdout(fs::File::create(&told).unwrap())
-        .spawn()
-        .unwrap();
-    let agent = Agent(agent);
-    let lines = || fs::read_to_string(&told).unwrap().lines().map(str::to_owned).collect::<Vec<_>>();
-    eventually(secs(20), "the agent listens", async || {
-        lines().first().map(drop).ok_or_else(|| "it does not".to_owned())
-    })
-    .await;
+    let agent = Agent::listen(&socket);
     for nnp in [false, true] {
         let mut config = asked(node.sh(if nnp { "nnp" } else { "plain" }, script), &profile);
         specs::security(&mut config).no_new_privs = nnp;
@@ -86,7 +94,7 @@ async fn somebody_else_decides() {
         let log = node.logged(&ctr, "up").await;
         let refused = log.iter().filter(|line| line.text.to_lowercase().contains("quota exceeded")).count();
         assert_eq!(refused, 2, "{log:?}");
-        let state: serde_json::Value = serde_json::from_str(lines().last().unwrap()).unwrap();
+        let state = agent.last();
         let pid = node.pid_of(&ctr).await;
         assert_eq!((&state["fds"], &state["metadata"]), (&serde_json::json!(["seccompFd"]), &"which=mine".into()));
         assert_eq!((&state["pid"], &state["state"]["pid"]), (&pid.into(), &pid.into()));
@@ -94,7 +102,7 @@ async fn somebody_else_decides() {
         // A process that is run in it later is asked about, too.
         let out = node.exec(&ctr, &["sh", "-c", "mkdir /tmp/z 2>&1; ls /tmp"]).await;
         assert!(out.to_lowercase().contains("quota exceeded") && !out.contains("\nz"), "{out}");
-        let state: serde_json::Value = serde_json::from_str(lines().last().unwrap()).unwrap();
+        let state = agent.last();
         assert_eq!(state["state"]["status"], "running");
         assert_ne!(state["pid"].as_i64(), Some(i64::from(pid)));
         node.stop_container(&ctr.id, 0).await.unwrap();
@@ -102,6 +110,5 @@ async fn somebody_else_decides() {
     fs::write(&profile, text.to_string().replace("listenerPath", "unused")).unwrap();
     let error = node.try_create(&pod, asked(node.sh("alone", "true"), &profile)).await.unwrap_err();
     assert!(error.message().contains("listenerPath"), "{error}");
-    drop(agent);
     node.finish().await;
 }

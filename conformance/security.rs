@@ -17,8 +17,10 @@
 //! | manifests that are two things | CVE-2021-41190 | `bad_images::manifests_that_are_wrong` |
 
 mod exhaustion;
+mod fuzz;
 mod identity;
 mod races;
+mod stuck;
 
 use std::fs;
 
@@ -299,19 +301,38 @@ async fn recursive_read_only() {
 /// Host binaries stay what they are, whatever a container does to /proc/self/exe.
 #[tokio::test]
 async fn the_runtime_s_own_program_cannot_be_written() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let node = Node::ready().await;
     let program = crate::harness::daemon::program();
     let monitor = program.with_file_name("podwright-monitor");
-    let hash = |path: &std::path::Path| crate::harness::image::digest(&fs::read(path).unwrap());
-    let before = (hash(&program), hash(&monitor));
+    let look = |path: &std::path::Path| {
+        let meta = fs::metadata(path).unwrap();
+        let hash = crate::harness::image::digest(&fs::read(path).unwrap());
+        (hash, meta.mode() & 0o7777, meta.uid(), meta.mtime())
+    };
+    let before = (look(&program), look(&monitor));
     let pod = node.up(node.pod("exe")).await;
-    let mut config = node.run("c", &["/proc/self/exe", "--version"]);
+    // The program itself in a container, where it waits for a daemon; its own links may be used there.
+    let mut config = node.run("c", &["/proc/self/exe", "--pod", &"a".repeat(64), "--dir", "/"]);
     config.log_path = "c.log".into();
-    if let Ok(ctr) = node.try_create(&pod, config).await {
-        let _ = node.try_start(&ctr).await;
+    // What a program that is not static is loaded with.
+    config.mounts = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
+        .into_iter()
+        .filter(|path| fs::metadata(path).is_ok())
+        .map(|path| Mount { readonly: true, ..specs::bind(path, path) })
+        .collect();
+    if let Ok(ctr) = node.try_create(&pod, config).await
+        && node.try_start(&ctr).await.is_ok()
+    {
+        let script =
+            "for p in /proc/[0-9]*; do chmod 4777 $p/exe; chown 1000 $p/exe; touch $p/exe; echo x > $p/exe; done";
+        let _ = node.try_exec(&ctr, &["sh", "-c", script], 10).await;
     }
     let _ = node.outcome(&pod, node.sh("w", "for p in /proc/[0-9]*; do echo x > $p/exe; done 2>/dev/null; true")).await;
-    assert_eq!((hash(&program), hash(&monitor)), before);
+    let after = (look(&program), look(&monitor));
+    fs::set_permissions(&monitor, fs::Permissions::from_mode(before.1.1)).unwrap();
+    std::os::unix::fs::chown(&monitor, Some(before.1.2), None).unwrap();
+    assert_eq!(after, before);
     node.finish().await;
 }
 

@@ -1,72 +1,31 @@
-//! Exec and attach as a client of the streaming server has them: by a URL from the CRI, over WebSocket.
+//! Exec, attach and port-forward as clients of the streaming server have them: by a URL from the CRI, over SPDY and
+//! WebSocket.
 
-use futures_util::{SinkExt as _, StreamExt as _};
+mod attach;
+mod client;
+mod flood;
+mod forward;
+mod handlers;
+mod protocols;
+mod tokens;
+
 use podwright::proto::*;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+
+use client::{Socket, attach_url, exec_url};
 
 use crate::harness::{Ctr, Node, eventually, host, secs, specs};
 
-/// A session: the first byte of a message tells its channel.
-struct Session(WebSocketStream<TcpStream>);
+const V4: &str = "v4.channel.k8s.io";
+const V5: &str = "v5.channel.k8s.io";
+/// Streams of a process with all of them.
+const ALL: [&str; 4] = ["error", "stdin", "stdout", "stderr"];
 
-impl Session {
-    async fn open(url: &str) -> Self {
-        let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-        let mut socket = TcpStream::connect(authority).await.unwrap();
-        let request = format!(
-            "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"
-        );
-        socket.write_all(request.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(socket.read_u8().await.unwrap());
-        }
-        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-        Self(WebSocketStream::from_raw_socket(socket, Role::Client, None).await)
-    }
-
-    async fn write(&mut self, text: &str) {
-        let bytes = [&[0], text.as_bytes()].concat();
-        self.0.send(Message::Binary(bytes.into())).await.unwrap();
-    }
-
-    /// Reads until output holds `text`, or to the end: output, error output, status.
-    async fn until(&mut self, text: Option<&str>) -> [String; 3] {
-        let mut got = [Vec::new(), Vec::new(), Vec::new()];
-        let text_of = |got: &[Vec<u8>; 3]| got.each_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        while !text.is_some_and(|text| text_of(&got)[0].contains(text)) {
-            let next = tokio::time::timeout(secs(30), self.0.next()).await;
-            match next.unwrap_or_else(|_| panic!("{text:?} in {:?}", text_of(&got))) {
-                Some(Ok(Message::Binary(bytes))) => match bytes.first() {
-                    Some(channel @ 1..=3) => got[usize::from(*channel) - 1].extend_from_slice(&bytes[1..]),
-                    other => panic!("channel {other:?}"),
-                },
-                Some(Ok(Message::Close(_))) | None | Some(Err(_)) => break,
-                Some(Ok(_)) => {}
-            }
-        }
-        text_of(&got)
-    }
+async fn exec(node: &Node, ctr: &Ctr, command: &[&str], tty: bool) -> Socket {
+    Socket::open(&exec_url(node, ctr, command, tty).await, V5).await
 }
 
-async fn exec(node: &Node, ctr: &Ctr, command: &[&str], tty: bool) -> Session {
-    let (container_id, cmd) = (ctr.id.clone(), specs::args(command));
-    let request = ExecRequest { container_id, cmd, tty, stdin: true, stdout: true, stderr: !tty };
-    let url = node.cri().runtime().exec(request).await.unwrap().into_inner().url;
-    Session::open(&url).await
-}
-
-async fn attach(node: &Node, ctr: &Ctr) -> Session {
-    let container_id = ctr.id.clone();
-    let request = AttachRequest { container_id, stdin: true, tty: false, stdout: true, stderr: true };
-    let url = node.cri().runtime().attach(request).await.unwrap().into_inner().url;
-    Session::open(&url).await
+async fn attach(node: &Node, ctr: &Ctr) -> Socket {
+    Socket::open(&attach_url(node, ctr, true, false).await, V5).await
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ impl Terminal {
 
 impl Direct {
     async fn to(node: &Node, pod: &Pod) -> Self {
-        let launcher = Launcher { monitor_binary: env!("CARGO_BIN_EXE_podwright-monitor").into() };
+        let launcher = Launcher::new(env!("CARGO_BIN_EXE_podwright-monitor").into());
         let folder = node.dir().join("state/pods").join(&pod.id);
         let (monitor, state, events) = launcher.connect(&PodId::parse(&pod.id).unwrap(), &folder).await.unwrap();
         drop(events);

@@ -78,7 +78,7 @@ impl App {
             .map_err(failed("handlers"))?;
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
-        let launcher = Launcher { monitor_binary: config.paths.monitor_program(&own) };
+        let launcher = Launcher::new(config.paths.monitor_program(&own));
         let user_namespaces = launcher.probe_user_namespaces(&root.join("probe")).await;
         if let Err(reason) = &user_namespaces {
             tracing::warn!(reason, "pods cannot have user namespaces on this node");

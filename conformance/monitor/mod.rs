@@ -27,7 +27,7 @@ struct Pod {
 }
 
 fn launcher() -> Launcher {
-    Launcher { monitor_binary: env!("CARGO_BIN_EXE_podwright-monitor").into() }
+    Launcher::new(env!("CARGO_BIN_EXE_podwright-monitor").into())
 }
 
 impl Pod {

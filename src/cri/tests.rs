@@ -59,7 +59,7 @@ async fn version_status_and_config() {
     let status = client.status(proto::StatusRequest { verbose: true }).await.unwrap().into_inner();
     let conditions = status.status.unwrap().conditions;
     let kinds: Vec<&str> = conditions.iter().map(|condition| condition.r#type.as_str()).collect();
-    assert_eq!(kinds, ["RuntimeReady", "NetworkReady"]);
+    assert_eq!(kinds, ["RuntimeReady", "NetworkReady", "SecurityModulesReady"]);
     assert!(conditions[0].status);
     let names: Vec<&str> = status.runtime_handlers.iter().map(|handler| handler.name.as_str()).collect();
     assert_eq!(names, ["", "youki"]);

@@ -7,6 +7,8 @@
 mod error;
 mod line;
 mod link;
+mod program;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +27,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::sys;
 use crate::types::{ContainerId, ErrorKind, PodId};
 use crate::wire::{
     AttachSpec, CreateSpec, Event, ExecOutcome, ExecSpec, Exit, Failure, PROBE_ARGUMENT, PauseSpec, Process, Reply,
@@ -33,6 +36,7 @@ use crate::wire::{
 pub use error::LaunchError;
 pub use line::Line;
 use link::Link;
+use program::Program;
 
 /// Name of the monitor's socket in the pod's folder.
 const SOCKET: &str = "monitor.sock";
@@ -60,8 +64,7 @@ pub type EventReceiver = mpsc::UnboundedReceiver<MonitorEvent>;
 /// Starts monitors and finds them again.
 #[derive(Debug, Clone)]
 pub struct Launcher {
-    /// The program `podwright-monitor`.
-    pub monitor_binary: PathBuf,
+    program: Arc<Program>,
 }
 
 /// A connection to one pod's monitor.
@@ -69,9 +72,16 @@ pub struct Launcher {
 pub struct Monitor {
     pod: PodId,
     link: Arc<Link>,
+    /// Known since Hello.
+    process: Option<Process>,
 }
 
 impl Launcher {
+    /// `monitor_binary`: the program `podwright-monitor`.
+    pub fn new(monitor_binary: PathBuf) -> Self {
+        Self { program: Arc::new(Program::new(monitor_binary)) }
+    }
+
     /// Whether pods of this node can have user namespaces, tried out in `folder`, which is made and removed and lies
     /// on the file system of layers and containers. The error is for people.
     pub async fn probe_user_namespaces(&self, folder: &Path) -> Result<(), String> {
@@ -80,11 +90,13 @@ impl Launcher {
             _ => Err(error),
         });
         prepared.and_then(|()| fs::create_dir(folder)).map_err(|error| format!("{folder:?}: {error}"))?;
-        let mut command = Command::new(&self.monitor_binary);
+        let program = self.program.read_only();
+        let mut command = Command::new(&program.path);
+        command.arg0(self.program.path());
         command.arg(PROBE_ARGUMENT).arg(folder).env_clear().stdin(Stdio::null()).kill_on_drop(true);
         let outcome = match tokio::time::timeout(PROBE_LIMIT, command.output()).await {
             Err(_) => Err("the probe takes too long".to_owned()),
-            Ok(Err(error)) => Err(format!("starting {:?}: {error}", self.monitor_binary)),
+            Ok(Err(error)) => Err(format!("starting {:?}: {error}", self.program.path())),
             Ok(Ok(output)) if output.status.success() => Ok(()),
             Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect()),
         };
@@ -100,7 +112,7 @@ impl Launcher {
     /// The program cannot be started, or ends before it has said anything (its reasons are in
     /// `monitor.log` in `dir`).
     pub async fn spawn(&self, pod: &PodId, dir: &Path) -> Result<(Monitor, State, EventReceiver), LaunchError> {
-        let failed = |source| LaunchError::Spawn { binary: self.monitor_binary.clone(), source };
+        let failed = |source| LaunchError::Spawn { binary: self.program.path().to_owned(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let log = OpenOptions::new()
@@ -111,7 +123,9 @@ impl Launcher {
             .open(dir.join("monitor.log"))
             .map_err(failed)?;
         // Nothing here keeps std from its fast path, which does not copy the daemon's page tables.
-        let mut child = Command::new(&self.monitor_binary)
+        let program = self.program.read_only();
+        let mut child = Command::new(&program.path)
+            .arg0(self.program.path())
             .arg("--pod")
             .arg(pod.as_str())
             .arg("--dir")
@@ -153,9 +167,14 @@ impl Launcher {
 
     async fn greet(&self, pod: &PodId, stream: UnixStream) -> Result<(Monitor, State, EventReceiver), LaunchError> {
         let (tell, events) = mpsc::unbounded_channel();
-        let monitor = Monitor { pod: pod.clone(), link: Arc::new(Link::new(pod.clone(), stream, tell)) };
+        let link = Arc::new(Link::new(pod.clone(), stream, tell));
+        let mut monitor = Monitor { pod: pod.clone(), link, process: None };
         match monitor.call(Request::Hello { version: VERSION }).await? {
-            Reply::Hello(state) if state.pod == *pod => Ok((monitor, state, events)),
+            Reply::Hello(state) if state.pod == *pod => {
+                let started = sys::process::start_time(state.pid);
+                monitor.process = started.map(|start_time| Process { pid: state.pid, start_time });
+                Ok((monitor, state, events))
+            }
             Reply::Hello(state) => Err(LaunchError::Stranger { pod: pod.clone(), found: state.pod }),
             other => Err(monitor.unexpected(&other)),
         }
@@ -239,7 +258,7 @@ impl Monitor {
     }
 
     async fn call(&self, request: Request) -> Result<Reply, LaunchError> {
-        self.link.call(request).await
+        silence::call(&self.link, self.process, request).await
     }
 
     async fn done(&self, request: Request) -> Result<(), LaunchError> {

@@ -205,7 +205,9 @@ impl Monitor {
     /// The process was reaped.
     pub(super) fn on_exec_ended(&mut self, number: u64, ended: Ended) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        exec.process = None;
+        if let (Some((pid, _)), Some(container)) = (exec.process.take(), self.containers.get(&exec.container)) {
+            backend::exec_ended(&container.spec, pid);
+        }
         exec.code = Some(ended.code());
         if let Some(timer) = exec.timer.take() {
             self.poll.cancel(timer);
@@ -273,6 +275,7 @@ impl Monitor {
     pub(super) fn kill_exec(&mut self, number: u64) {
         let Some(exec) = self.execs.get(&number) else { return };
         let Some((pid, handle)) = &exec.process else { return };
+        let inside = self.containers.get(&exec.container).and_then(|c| backend::kill_inside(&c.spec, *pid));
         let folders = self.containers.get(&exec.container).map(|container| container.spec.cgroups.as_slice());
         if let Err(error) = cgroup::kill_tree(folders.unwrap_or_default(), *pid, handle) {
             warn!(container = %exec.container, %error, "killing what an exec has started");
@@ -283,6 +286,11 @@ impl Monitor {
         {
             // Gone is fine.
             let _ = kill_process_group(group, Signal::KILL);
+        }
+        let container = exec.container.clone();
+        let killing = inside.map(|job| self.watch(job?, Purpose::Kill(container.clone()), Some(BEGIN_LIMIT)));
+        if let Some(Err(why)) = killing {
+            warn!(%container, why = why.message, "killing the process of an exec");
         }
     }
 

@@ -76,6 +76,14 @@ pub fn start(spec: &CreateSpec, _: Option<ExecStatus>) -> Result<Job, Failure> {
     Ok(job(Ok(0), None))
 }
 
+/// See the engine's.
+pub fn kill_inside(_: &CreateSpec, _: i32) -> Option<Result<Job, Failure>> {
+    None
+}
+
+/// See the engine's.
+pub fn exec_ended(_: &CreateSpec, _: i32) {}
+
 pub fn exec(spec: &CreateSpec, _: Process, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
     let arguments: Vec<String> = serde_json::from_value(exec.process["args"].clone()).unwrap();
     if arguments[0] == "fail" {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
+use tracing::info;
+
 use super::backend::{Job, Outcome};
 use super::poll::{Source, Timer, Token};
 use super::reaper::Owner;
@@ -31,6 +33,8 @@ pub enum Purpose {
     Delete(ContainerId),
     /// Run a process in a container.
     Exec(u64),
+    /// Kill the process of an exec, inside the container.
+    Kill(ContainerId),
 }
 
 /// A job.
@@ -134,6 +138,12 @@ impl Monitor {
             Purpose::Start(container) => self.started(&container, result.map(drop)),
             Purpose::Delete(container) => self.deleted(&container, result.map(drop)),
             Purpose::Exec(exec) => self.exec_begun(exec, expect_process(result)),
+            Purpose::Kill(container) => {
+                if let Err(why) = result {
+                    // It may have ended by itself.
+                    info!(%container, why = why.message, "the process of an exec was not killed");
+                }
+            }
         }
         self.settle();
     }

@@ -78,6 +78,8 @@ pub(crate) struct Driver {
     retrying: bool,
     /// Nothing is left of the sandbox: the task ends.
     gone: bool,
+    /// Stops of containers that wait for the monitor to be reached again, or found lost.
+    pub(super) unreached: Vec<(ContainerId, std::time::Duration, Reply<()>)>,
 }
 
 impl Driver {
@@ -106,6 +108,7 @@ impl Driver {
             backoff: Backoff::default(),
             retrying: false,
             gone: false,
+            unreached: Vec::new(),
         }
     }
 
@@ -219,14 +222,12 @@ impl Driver {
                     let paths = looker.paths(&pod.id);
                     files::private_folder(&paths.data)?;
                     files::private_folder(&paths.state)?;
-                    if !pod.config.log_directory.is_empty() {
-                        std::fs::create_dir_all(&pod.config.log_directory)?;
-                    }
                     // Refused before, if it is wrong.
                     let parent = looker.cgroup_parent(&pod.config.cgroup_parent).ok();
                     Ok(parent.map(|parent| looker.cgroups.claim(pod.id.as_str(), &parent)).unwrap_or_default())
                 })
                 .await?;
+                log_folder(&record.config.log_directory).await?;
                 journal.save(context.paths(&record.id).record(), &record).await?;
                 create::run(&context, &record).await
             }
@@ -518,6 +519,26 @@ impl Driver {
         let exit: Exit = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
         (exit.container == *id).then_some(exit)
     }
+}
+
+/// Makes the folder for the pod's logs.
+async fn log_folder(folder: &str) -> Result<(), PodError> {
+    if folder.is_empty() {
+        return Ok(());
+    }
+    let path = PathBuf::from(folder);
+    let made = tokio::task::spawn_blocking(move || std::fs::create_dir_all(path)).await.map_err(std::io::Error::other);
+    made.flatten().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotADirectory
+        | std::io::ErrorKind::AlreadyExists
+        | std::io::ErrorKind::InvalidFilename
+        | std::io::ErrorKind::ReadOnlyFilesystem => PodError::Invalid {
+            field: "config.log_directory",
+            value: folder.chars().take(300).collect(),
+            reason: error.to_string(),
+        },
+        _ => PodError::io("log folder", &error),
+    })
 }
 
 /// On the way down a record that cannot be written, on a full disk say, is no reason to stop: a daemon

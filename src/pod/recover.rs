@@ -216,6 +216,9 @@ impl Driver {
             let connected = connect(&context, &record).await;
             move |driver: &mut Self| {
                 driver.reached(connected, inherited);
+                for (id, grace, reply) in std::mem::take(&mut driver.unreached) {
+                    driver.stop_container(&id, grace, reply);
+                }
                 // Nobody may wait any more.
                 let _ = done.send(());
             }

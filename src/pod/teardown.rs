@@ -137,7 +137,8 @@ pub(super) async fn end_monitor(
     }
     // One that no record tells of yet, or that this daemon cannot reach.
     let id = pod.clone();
-    let killed = blocking("monitor", move || Ok(sys::process::kill_by_arguments(&["--pod", id.as_str()]))).await?;
+    let killed =
+        blocking("monitor", move || Ok(sys::process::kill_by_arguments(&["--pod", id.as_str(), "--dir"]))).await?;
     if !killed.is_empty() {
         tracing::warn!(%pod, ?killed, "killed a monitor that could not be shut down");
     }

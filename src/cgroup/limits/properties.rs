@@ -65,7 +65,8 @@ fn cpu_max(text: &str) -> Option<Vec<(&'static str, Value)>> {
     };
     let per_second = match amount(quota)? {
         u64::MAX => u64::MAX,
-        quota => quota.checked_mul(1_000_000)? / period,
+        // systemd rounds down on the way back, so that only rounding up leads to the same quota.
+        quota => quota.checked_mul(1_000_000)?.div_ceil(period),
     };
     Some(vec![("CPUQuotaPerSecUSec", Value::Number(per_second)), ("CPUQuotaPeriodUSec", Value::Number(period))])
 }
@@ -113,6 +114,10 @@ mod tests {
         ];
         assert_eq!(got, want);
         assert_eq!(told(&[("cpu.max", "max 100000")])[0].1, Value::Number(u64::MAX));
+        for (quota, period) in [(30_000, 70_000), (1000, 3000), (12_345, 99_999), (1_999_999, 1_000_000)] {
+            let Value::Number(per_second) = told(&[("cpu.max", &format!("{quota} {period}"))])[0].1 else { panic!() };
+            assert_eq!(per_second * period / 1_000_000, quota, "{per_second} of {period}");
+        }
         assert_eq!(told(&[("memory.high", "7"), ("memory.high", "max")]), [("MemoryHigh", Value::Number(u64::MAX))]);
         assert_eq!(told(&[("cpuset.cpus", "0-2,9")]), [("AllowedCPUs", Value::Bytes(vec![0b111, 0b10]))]);
         assert!(told(&[("cpu.max", "x y"), ("memory.max", "-5"), ("cpu.max", "5 0")]).is_empty());

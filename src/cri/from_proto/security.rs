@@ -99,7 +99,7 @@ pub fn container_security(
         supplemental_groups: list(&at.field("supplemental_groups"), supplemental_groups, user_id)?,
         groups_policy: policy(&at.field("supplemental_groups_policy"), supplemental_groups_policy)?,
         no_new_privs,
-        masked_paths: list(&at.field("masked_paths"), masked_paths, absolute)?,
+        masked_paths: list(&at.field("masked_paths"), masked_paths, below_root)?,
         readonly_paths: list(&at.field("readonly_paths"), readonly_paths, absolute)?,
         seccomp: seccomp_profile(at, seccomp, seccomp_profile_path)?,
         apparmor: apparmor_profile(at, apparmor, old_apparmor)?,
@@ -115,6 +115,13 @@ fn policy(at: &At<'_>, value: i32) -> Result<GroupsPolicy, DecodeError> {
         proto::SupplementalGroupsPolicy::Merge => GroupsPolicy::Merge,
         proto::SupplementalGroupsPolicy::Strict => GroupsPolicy::Strict,
     })
+}
+
+/// An absolute path to something in the root folder.
+fn below_root(at: &At<'_>, path: String) -> Result<String, DecodeError> {
+    let path = absolute(at, path)?;
+    let is_root = path.split('/').all(|part| matches!(part, "" | "."));
+    if is_root { Err(at.bad(path, "the root folder cannot be masked")) } else { Ok(path) }
 }
 
 /// A line of the image's passwd is searched for it: no `:` and no line ends.
@@ -311,6 +318,14 @@ mod tests {
             decode(|s| s.apparmor_profile = "localhost/x".into()).unwrap().apparmor,
             Profile::Localhost("x".into())
         );
+    }
+
+    #[test]
+    fn the_root_folder_is_not_masked() {
+        assert!(decode(|s| s.masked_paths = vec!["/proc/kcore".into(), "/a/./b".into()]).is_ok());
+        for bad in ["/", "//", "/./", ""] {
+            assert_eq!(decode(|s| s.masked_paths = vec![bad.into()]).unwrap_err(), "s.masked_paths[0]", "{bad}");
+        }
     }
 
     #[test]

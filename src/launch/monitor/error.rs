@@ -30,6 +30,9 @@ pub enum LaunchError {
     /// There is no such monitor any more, or it ended before it answered.
     #[error("the monitor of pod {0} is gone")]
     Gone(PodId),
+    /// It lives, but does not answer.
+    #[error("the monitor of pod {0} does not answer")]
+    Silent(PodId),
     /// The monitor found there serves another pod.
     #[error("the monitor of pod {pod} says it serves pod {found}")]
     Stranger {
@@ -57,7 +60,7 @@ impl HasKind for LaunchError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused(failure) => failure.kind,
-            Self::Connect { .. } | Self::Gone(_) => ErrorKind::Unavailable,
+            Self::Connect { .. } | Self::Gone(_) | Self::Silent(_) => ErrorKind::Unavailable,
             Self::TooLong { .. } => ErrorKind::InvalidArgument,
             Self::Spawn { source, .. } => match source.raw_os_error() {
                 Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => ErrorKind::ResourceExhausted,

@@ -77,6 +77,11 @@ impl Link {
         Self { pod, frames, calls, reader }
     }
 
+    /// Which pod's.
+    pub fn pod(&self) -> &PodId {
+        &self.pod
+    }
+
     /// Asks and waits for the answer.
     pub async fn call(&self, mut request: Request) -> Result<Reply, LaunchError> {
         let descriptors = request.descriptors().map(std::mem::take).unwrap_or_default();

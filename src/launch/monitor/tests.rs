@@ -8,7 +8,7 @@ use super::*;
 use crate::wire::{Call, Message, codec};
 
 fn state(pod: &PodId) -> State {
-    State { version: VERSION, pod: pod.clone(), pid: 1, pause: None, containers: Vec::new() }
+    State { version: VERSION, pod: pod.clone(), pid: 0, pause: None, containers: Vec::new() }
 }
 
 fn next(peer: &mut Peer) -> Call {
@@ -38,7 +38,7 @@ async fn meet(
         answer(&mut theirs, call.id, Ok(Reply::Hello(state(&name))));
         script(theirs, name);
     });
-    let launcher = Launcher { monitor_binary: "/none".into() };
+    let launcher = Launcher::new("/none".into());
     (launcher.greet(&pod, UnixStream::from_std(ours).unwrap()).await, peer)
 }
 
@@ -108,10 +108,33 @@ async fn a_request_that_is_too_long_is_not_sent() {
 #[tokio::test]
 async fn nobody_there_is_told_from_trouble() {
     let folder = tempfile::tempdir().unwrap();
-    let launcher = Launcher { monitor_binary: folder.path().join("none") };
+    let launcher = Launcher::new(folder.path().join("none"));
     let pod = PodId::generate();
     assert!(matches!(launcher.connect(&pod, folder.path()).await, Err(LaunchError::Gone(_))), "no socket");
     drop(std::os::unix::net::UnixListener::bind(folder.path().join(SOCKET)).unwrap());
     assert!(matches!(launcher.connect(&pod, folder.path()).await, Err(LaunchError::Gone(_))), "nobody listens");
     assert!(matches!(launcher.spawn(&pod, folder.path()).await, Err(LaunchError::Spawn { .. })));
+}
+
+#[tokio::test]
+async fn a_silent_monitor_is_killed_only_if_its_containers_are_to_end() {
+    let (ours, theirs) = Peer::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    let process = Process { pid, start_time: sys::process::start_time(pid).unwrap() };
+    let (pod, (tell, _events)) = (PodId::generate(), mpsc::unbounded_channel());
+    let link = Arc::new(Link::new(pod.clone(), UnixStream::from_std(ours).unwrap(), tell));
+    let monitor = Monitor { pod, link, process: Some(process) };
+    let id = ContainerId::generate();
+    assert!(matches!(monitor.reopen_log(&id).await, Err(LaunchError::Silent(_))));
+    assert!(matches!(monitor.kill(&id, 15, false).await, Err(LaunchError::Silent(_))));
+    assert!(child.try_wait().unwrap().is_none(), "it may only be slow");
+    let waiting = tokio::time::timeout(Duration::from_secs(4), monitor.start(&id)).await;
+    assert!(waiting.is_err(), "what is being made is waited for: {waiting:?}");
+    assert!(matches!(monitor.delete(&id).await, Err(LaunchError::Silent(_))));
+    let status = child.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    drop(theirs);
+    assert!(matches!(monitor.delete(&id).await, Err(LaunchError::Gone(_))));
 }

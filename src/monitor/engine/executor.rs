@@ -331,6 +331,9 @@ fn explain(name: &str, error: &io::Error, exists: bool, searched: bool) -> (Fail
             (ErrorKind::NotFound, "the interpreter or loader that it names does not exist".to_owned(), NOT_FOUND)
         }
         Some(libc::EACCES) => (ErrorKind::PermissionDenied, "permission denied".to_owned(), NOT_EXECUTABLE),
+        Some(libc::ENAMETOOLONG | libc::ELOOP | libc::EISDIR | libc::E2BIG) => {
+            (ErrorKind::InvalidArgument, error.to_string(), NOT_EXECUTABLE)
+        }
         Some(libc::ENOEXEC) => (ErrorKind::InvalidArgument, "exec format error".to_owned(), NOT_EXECUTABLE),
         _ => (ErrorKind::Internal, error.to_string(), NOT_EXECUTABLE),
     };

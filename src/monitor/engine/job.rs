@@ -52,6 +52,11 @@ impl Job {
     pub fn conclude(self, bytes: &[u8], status: Option<i32>) -> Result<Outcome, Failure> {
         match self.kind {
             Kind::Helper => last(bytes).unwrap_or_else(|| {
+                if status.is_some_and(|status| libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL) {
+                    let why =
+                        "the helper process was killed: there may be too little memory for it (the memory limit?)";
+                    return Err(failure(ErrorKind::ResourceExhausted, why));
+                }
                 let how = match status {
                     Some(status) if libc::WIFSIGNALED(status) => {
                         format!("was killed by signal {}", libc::WTERMSIG(status))

@@ -267,15 +267,15 @@ impl Identity {
     /// In the process: session, ids, streams. All capabilities stay, for the Executor to take.
     fn assume(&self, source: &Source) -> Result<(), Failure> {
         attempt(rustix::process::setsid(), || "a session of its own".to_owned())?;
+        let taken = users::assume(self.uid, self.gid, &self.groups);
+        attempt(taken, || format!("becoming user {} and group {}", self.uid, self.gid))?;
+        // After that: a terminal made by the host's root, whom a user namespace does not know, could not be given away.
+        attempt(source.take(self.uid), || "taking the streams".to_owned())?;
+        attempt(fork::close_others_on_exec(), || "marking descriptors".to_owned())?;
         if let Some(mask) = self.umask {
             rustix::process::umask(mask);
         }
-        let taken = users::assume(self.uid, self.gid, &self.groups);
-        attempt(taken, || format!("becoming user {} and group {}", self.uid, self.gid))?;
-        // Not before: a terminal belongs to whoever makes it. The host's root, whom a user namespace does not know,
-        // could not give it away in there.
-        attempt(source.take(self.uid), || "taking the streams".to_owned())?;
-        attempt(fork::close_others_on_exec(), || "marking descriptors".to_owned())
+        Ok(())
     }
 }
 

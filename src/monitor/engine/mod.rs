@@ -104,6 +104,23 @@ pub fn exec(create: &CreateSpec, init: wire::Process, exec: &ExecSpec, streams: 
     }
 }
 
+/// Kills the process of an exec where killing `pid`, what stands for it on the host, does not: with gVisor. `None`:
+/// nothing to do.
+pub fn kill_inside(create: &CreateSpec, pid: i32) -> Option<Result<Job, Failure>> {
+    match &create.engine {
+        Engine::Youki { .. } => None,
+        Engine::Oci { .. } => oci::kill_inside(create, pid),
+    }
+}
+
+/// The process of an exec is gone: forgets what was kept to kill it.
+pub fn exec_ended(create: &CreateSpec, pid: i32) {
+    match &create.engine {
+        Engine::Youki { .. } => {}
+        Engine::Oci { .. } => oci::exec_ended(create, pid),
+    }
+}
+
 /// Kills what is left of a container and removes its cgroups and the runtime's state.
 /// [`Outcome::Done`] also if there is nothing; undoes a half-done create, too.
 pub fn delete(create: &CreateSpec) -> Result<Job, Failure> {

@@ -66,13 +66,42 @@ pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Re
         spec::save(&process_file, &process)?;
         let mut command = call.command("exec");
         command.arg("--detach").arg("--process").arg(&process_file).arg("--pid-file").arg(&pid_file);
+        let inside_file = call.has_its_own_pids().then(|| name("inside"));
+        if let Some(file) = &inside_file {
+            command.arg("--internal-pid-file").arg(file);
+        }
         set_streams(&mut command, streams);
         let result = call.run(command.arg(create.container.as_str())).and_then(|()| read_pid(&pid_file));
+        if let (Some(file), Ok(pid)) = (&inside_file, &result) {
+            attempt(fs::rename(file, inside(&call.folder, *pid)), || format!("keeping {file:?}"))?;
+        }
         for file in [&process_file, &pid_file] {
             let _ = fs::remove_file(file);
         }
         result.map(Outcome::Process)
     })
+}
+
+/// See [`super::kill_inside`].
+pub(super) fn kill_inside(create: &CreateSpec, pid: i32) -> Option<Result<Job, Failure>> {
+    let number = read_pid(&inside(&create.bundle.join(FOLDER), pid)).ok()?;
+    Some(job::spawn(&[], |_| {
+        let call = Call::new(create)?;
+        let mut command = quiet(call.command("kill"));
+        command.arg("--pid").arg(number.to_string()).arg(create.container.as_str()).arg("KILL");
+        call.run(&mut command).map(|()| Outcome::Done)
+    }))
+}
+
+/// See [`super::exec_ended`].
+pub(super) fn exec_ended(create: &CreateSpec, pid: i32) {
+    // Most runtimes have none.
+    let _ = fs::remove_file(inside(&create.bundle.join(FOLDER), pid));
+}
+
+/// Where the number stands that an exec's process has in a kernel of its own. `pid`: of what stands for it on the host.
+fn inside(folder: &Path, pid: i32) -> PathBuf {
+    folder.join(format!("exec-{pid}.inside"))
 }
 
 /// See [`super::delete`].
@@ -125,6 +154,12 @@ impl<'a> Call<'a> {
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.arg(subcommand).current_dir("/");
         command
+    }
+
+    /// Whether processes of execs are gVisor's, of which the host sees a stand-in that takes nothing along when it is
+    /// killed.
+    fn has_its_own_pids(&self) -> bool {
+        self.binary.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"runsc"))
     }
 
     /// Runs to the end; a failure tells what the binary logged.

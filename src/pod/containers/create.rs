@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -429,7 +430,14 @@ fn place(staging: &Path, source: &Path, staged: &Path) -> std::io::Result<()> {
 
 fn load_profile(path: &Path, caps: u64) -> Result<LinuxSeccomp, PodError> {
     let mut text = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(seccomp::MAX_PROFILE as u64 + 1).read_to_end(&mut text));
+    // A fifo would be waited for.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let read = fs::File::options().read(true).custom_flags(flags).open(path).and_then(|file| {
+        if !file.metadata()?.is_file() {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        file.take(seccomp::MAX_PROFILE as u64 + 1).read_to_end(&mut text)
+    });
     read.map_err(|error| PodError::Invalid {
         field: "config.linux.security_context.seccomp.localhost_ref",
         value: path.to_string_lossy().into_owned(),

@@ -331,6 +331,10 @@ impl Driver {
         if !slot.started() {
             return drop(reply.send(Ok(())));
         }
+        if self.monitor.is_none() && self.record.stage == PodStage::Ready {
+            // Whether the monitor lives is being found out.
+            return self.unreached.push((id.clone(), grace, reply));
+        }
         // Without a monitor it is being killed with its sandbox.
         let (monitor, exit, signal) = (self.monitor.clone(), slot.exit.subscribe(), slot.record.stop_signal);
         let id = id.clone();
@@ -472,18 +476,20 @@ async fn stop(
     grace: Duration,
 ) -> Result<(), PodError> {
     let kill = async |signal: Signal, all: bool| match monitor {
-        None => Ok(()),
+        None => Ok(true),
         Some(monitor) => match monitor.kill(id, signal.number(), all).await {
             // The sandbox is being taken down, and the container with it.
-            Ok(()) | Err(LaunchError::Gone(_)) => Ok(()),
+            Ok(()) | Err(LaunchError::Gone(_)) => Ok(true),
+            // Nobody is there to pass on a signal.
+            Err(LaunchError::Silent(_)) if !all => Ok(false),
             Err(error) => Err(PodError::of("kill", &error)),
         },
     };
     if !grace.is_zero() && signal != Signal::KILL {
-        kill(signal, false).await?;
-        if tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok() {
+        let told = kill(signal, false).await?;
+        if told && tokio::time::timeout(grace, exit.wait_for(Option::is_some)).await.is_ok() {
             // What init left behind in a PID namespace that it shared.
-            return kill(Signal::KILL, true).await;
+            return kill(Signal::KILL, true).await.map(drop);
         }
     }
     kill(Signal::KILL, true).await?;

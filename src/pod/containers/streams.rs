@@ -104,14 +104,16 @@ async fn begin_exec(
     };
     let spec = StreamedExec { exec, terminal: wanted.tty, ends, descriptors };
     monitor.exec_streamed(spec).await.map_err(|error| PodError::of("exec", &error))?;
+    let mut held = None;
     if wanted.tty {
         let master = terminal(&mut line).await.map_err(|error| short("exec: terminal", &error))?;
         let copy = |wanted: bool| if wanted { master.try_clone().map(Some) } else { Ok(None) };
         streams.stdin = copy(wanted.stdin).map_err(|error| short("exec: terminal", &error))?;
         streams.stdout = copy(wanted.stdout).map_err(|error| short("exec: terminal", &error))?;
+        held = copy(true).map_err(|error| short("exec: terminal", &error))?;
         streams.terminal = Some(master);
     }
-    Ok(ExecSession { streams, exit: watch(line, "the exec's end is not known") })
+    Ok(ExecSession { streams, exit: watch(line, held, "the exec's end is not known") })
 }
 
 async fn begin_attach(monitor: &Monitor, id: &ContainerId, wanted: Wanted) -> Result<AttachSession, PodError> {
@@ -122,7 +124,7 @@ async fn begin_attach(monitor: &Monitor, id: &ContainerId, wanted: Wanted) -> Re
     if wanted.tty {
         streams.terminal = Some(terminal(&mut line).await.map_err(|error| short("attach: terminal", &error))?);
     }
-    Ok(AttachSession { streams, exit: watch(line, "the client was let go, or the monitor is gone") })
+    Ok(AttachSession { streams, exit: watch(line, None, "the client was let go, or the monitor is gone") })
 }
 
 /// With a terminal, error output is output.
@@ -160,13 +162,21 @@ async fn terminal(line: &mut Line) -> io::Result<OwnedFd> {
 }
 
 /// Holds the line until the end is told, or nobody wants to know any more.
-fn watch(mut line: Line, unknown: &'static str) -> oneshot::Receiver<Result<i32, PodError>> {
+///
+/// Then the line is closed before `terminal` is: a shell whose terminal hangs up dies of that, and once it is dead, nobody
+/// would kill what it has left in the background.
+fn watch(mut line: Line, terminal: Option<OwnedFd>, unknown: &'static str) -> oneshot::Receiver<Result<i32, PodError>> {
     let (mut tell, exit) = oneshot::channel();
     tokio::spawn(async move {
         let ended = tokio::select! {
             ended = line.ended() => ended,
-            () = tell.closed() => return,
+            () = tell.closed() => {
+                drop(line);
+                drop(terminal);
+                return;
+            }
         };
+        drop(terminal);
         let ended = ended.map_err(|error| PodError::failed(ErrorKind::Unavailable, format!("{unknown}: {error}")));
         // Whoever asked may have gone meanwhile.
         let _ = tell.send(ended);

@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::{Client, Ending, Open, Surroundings, Version, run, status};
 use crate::pod::streams::Wanted;
+use crate::streaming::copy::Outgoing as _;
 use crate::streaming::multiplex::{Out, limits};
 use crate::streaming::spdy::{Connection, Headers, Incoming, Opening, ResetStatus, Stream};
 
@@ -30,25 +31,28 @@ pub(super) async fn serve(
         reason = around.cut() => Some(Ending::Failed(reason.to_owned())),
         _ = handle.closed() => Some(Ending::ClientGone),
     };
-    let Streams { error, client } = &mut streams;
     let ending = match late {
         Some(ending) => ending,
         None => tokio::select! {
-            ending = run(open, client, handle.closed().map(drop), around) => ending,
+            ending = run(open, &mut streams.client, handle.closed().map(drop), around) => ending,
             reason = around.cut() => Ending::Failed(reason.to_owned()),
             never = refuse(&mut incoming) => never,
         },
     };
-    if let Some(error) = error {
-        if let Some(words) = status::words(&ending, version >= Version::V4) {
-            let _ = error.write_all(&words).await;
-        }
+    if ending != Ending::ClientGone {
+        let words = status::words(&ending, version >= Version::V4).unwrap_or_default();
         // The end of the connection, below, waits for whatever is not sent yet; but not for ever.
-        let _ = tokio::time::timeout(around.creation_timeout, error.shutdown()).await;
+        let _ = tokio::time::timeout(around.creation_timeout, streams.end(&words)).await;
     }
     handle.close();
     handle.closed().await;
     ending
+}
+
+async fn finish(output: Option<&mut Out<Stream>>) {
+    if let Some(output) = output {
+        let _ = output.finish().await;
+    }
 }
 
 /// What the client opened.
@@ -59,6 +63,18 @@ struct Streams {
 }
 
 impl Streams {
+    /// Tells the status, and finishes what is not finished yet, so that no client takes the end for a loss.
+    async fn end(&mut self, words: &[u8]) {
+        let Self { error, client } = self;
+        let status = async {
+            if let Some(error) = error {
+                let _ = error.write_all(words).await;
+                let _ = error.shutdown().await;
+            }
+        };
+        tokio::join!(finish(client.stdout.as_mut()), finish(client.stderr.as_mut()), status);
+    }
+
     /// Takes streams until all are there that the session needs; `false` if the client opens no more.
     async fn collect(&mut self, incoming: &mut Incoming, wanted: Wanted, version: Version) -> bool {
         let needed = kinds(wanted, version);
