@@ -6,6 +6,8 @@ DESTDIR ?=
 ENDPOINT ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CONFORMANCE := $(TARGET)/conformance
+# Where Debian keeps libseccomp.a; .cargo/config.toml names x86-64's folder for those who call cargo themselves.
+export LIBSECCOMP_LIB_PATH ?= /usr/lib/$(shell uname -m)-linux-gnu
 SCRIPTS := $(shell git ls-files '*.sh' .ci/run conformance/node/node-vm 2>/dev/null)
 
 .PHONY: help build demo test lint fmt unit conformance test-node fuzz bench images install setup clean
