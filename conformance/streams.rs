@@ -357,7 +357,7 @@ async fn a_client_that_does_not_read_is_let_go() {
     let mut output = vec![0; 4_000_000];
     client.stdout.as_mut().unwrap().read_exact(&mut output).await.unwrap();
     let took = started.elapsed();
-    assert!(took > secs(5) && took < secs(25), "it was waited for, and not for ever: {took:?}");
+    assert!(took > Duration::from_secs(5) && took < secs(25), "it was waited for, and not for ever: {took:?}");
     assert!(stuck.line.ended().await.is_err(), "it is told that it was let go");
     assert_eq!(node.status(&ctr).await.state(), podwright::proto::ContainerState::ContainerRunning);
     client.write("end\n");

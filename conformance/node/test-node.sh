@@ -26,6 +26,10 @@ mkdir -p "$data/node"
 rm -f "$data"/node/{systemd,cgroupfs}.log "$data/node/outcome.new"
 cd "$repo"
 
+# The node has neither the registry nor the images, and sees a read-only folder. `make test-node` has seen to both.
+[ -x "$data/tools/usr/bin/docker-registry" ] || conformance/setup.sh node
+[ -e "$data/images/stamp" ] || conformance/images/make-images.sh
+
 # What nextest needs to run tests where there is no cargo.
 cargo nextest list --locked --test conformance --list-type binaries-only --message-format json >"$data/node/binaries.json"
 cargo metadata --locked --format-version 1 --all-features >"$data/node/metadata.json"

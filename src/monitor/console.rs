@@ -20,6 +20,8 @@ pub struct Console {
     token: Token,
     /// The runtime, connected; and its registration.
     peer: Option<(UnixStream, Token)>,
+    /// Why the terminal that came is lost: it does not come again.
+    lost: Option<io::Error>,
 }
 
 impl Console {
@@ -28,7 +30,7 @@ impl Console {
         let name = format!("console-{number}.sock");
         let listener = socket::listen_at(dir, &name)?;
         let token = poll.add(&listener, source.clone())?;
-        Ok(Self { path: dir.join(name), source, listener, token, peer: None })
+        Ok(Self { path: dir.join(name), source, listener, token, peer: None, lost: None })
     }
 
     /// Where to connect to.
@@ -36,8 +38,11 @@ impl Console {
         &self.path
     }
 
-    /// The terminal, if it has come.
+    /// The terminal, if it has come. One that could not be taken is an error from then on.
     pub fn receive(&mut self, poll: &mut Poll) -> io::Result<Option<OwnedFd>> {
+        if let Some(error) = &self.lost {
+            return Err(again(error));
+        }
         if self.peer.is_none() {
             match self.listener.accept() {
                 Ok((stream, _)) => {
@@ -54,25 +59,41 @@ impl Console {
             Ok(Some(master)) => Ok(Some(master)),
             Ok(None) => {
                 // It hung up without a terminal; another one may come.
-                if let Some((stream, token)) = self.peer.take() {
-                    poll.remove(&stream, token);
-                }
+                self.hang_up(poll);
                 Ok(None)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.lose(&error, poll);
+                Err(error)
+            }
+        }
+    }
+
+    /// The terminal came, and could not be taken.
+    pub fn lose(&mut self, error: &io::Error, poll: &mut Poll) {
+        self.hang_up(poll);
+        self.lost = Some(again(error));
+    }
+
+    fn hang_up(&mut self, poll: &mut Poll) {
+        if let Some((stream, token)) = self.peer.take() {
+            poll.remove(&stream, token);
         }
     }
 
     /// Takes the socket away.
-    pub fn close(self, poll: &mut Poll) {
-        if let Some((stream, token)) = &self.peer {
-            poll.remove(stream, *token);
-        }
+    pub fn close(mut self, poll: &mut Poll) {
+        self.hang_up(poll);
         poll.remove(&self.listener, self.token);
         // A socket nobody listens at does no harm, and goes with the pod's folder.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// The same error once more.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 /// One message with a descriptor. `None`: the end, or a message without one.

@@ -130,9 +130,15 @@ impl Stdio {
     pub fn accept_terminal(&mut self, poll: &mut Poll) -> std::io::Result<()> {
         let Some(console) = &mut self.console else { return Ok(()) };
         let Some(master) = console.receive(poll)? else { return Ok(()) };
-        if let Some(console) = self.console.take() {
-            console.close(poll);
+        let taken = self.use_terminal(master, poll);
+        match &taken {
+            Err(error) => self.console.iter_mut().for_each(|console| console.lose(error, poll)),
+            Ok(()) => self.console.take().into_iter().for_each(|console| console.close(poll)),
         }
+        taken
+    }
+
+    fn use_terminal(&mut self, master: OwnedFd, poll: &mut Poll) -> std::io::Result<()> {
         rustix::io::ioctl_fionbio(&master, true)?;
         if self.spec.stdin {
             self.input = Some(Input { fd: rustix::io::fcntl_dupfd_cloexec(&master, 3)?, token: None });
@@ -143,20 +149,11 @@ impl Stdio {
     /// At the end of a creation: the terminal must have arrived, if one was asked for.
     pub fn take_terminal(&mut self, poll: &mut Poll) -> Result<(), Failure> {
         let accepted = self.accept_terminal(poll);
-        let why = match (accepted, self.console.take()) {
-            (Ok(()), None) => return Ok(()),
-            (Ok(()), Some(console)) => {
-                console.close(poll);
-                "the runtime sent no terminal".to_owned()
-            }
-            (Err(error), console) => {
-                if let Some(console) = console {
-                    console.close(poll);
-                }
-                format!("receiving the terminal: {error}")
-            }
-        };
-        Err(failure(ErrorKind::Internal, why))
+        let console = self.console.take();
+        let missing = console.is_some();
+        console.into_iter().for_each(|console| console.close(poll));
+        accepted.map_err(because("receiving the terminal"))?;
+        if missing { Err(failure(ErrorKind::Internal, "the runtime sent no terminal")) } else { Ok(()) }
     }
 
     /// Closes the log and opens its path anew.
@@ -342,7 +339,7 @@ impl Monitor {
     pub(super) fn on_console(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
         if let Err(error) = container.stdio.accept_terminal(&mut self.poll) {
-            // The creation ends with "no terminal".
+            // The creation ends with that.
             warn!(container = %id, %error, "receiving a terminal");
         }
     }
