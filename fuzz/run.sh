@@ -4,7 +4,7 @@
 # the code under test has no unsafe.
 set -eu
 cd "$(dirname "$0")"
-[ $# -gt 0 ] || set -- spdy_frames spdy_headers spdy_connection
+[ $# -gt 0 ] || set -- spdy_frames spdy_headers spdy_connection websocket_channels
 host=$(rustc -vV | sed -n 's/^host: //p')
 bins=$(printf -- '--bin %s ' "$@")
 # Flags go to the target only, not to procedural macros, because it is named.

@@ -88,4 +88,15 @@ fn main() {
     let mut long = block(&[("a", "1")]);
     long[7] = 0xff;
     write("spdy_headers", "cut-off", &long);
+    let messages: [(&str, &[u8]); 6] = [
+        ("stdin", b"\0echo hello\n"),
+        ("close", &[255, 0]),
+        ("resize", b"\x04{\"Width\":80,\"Height\":24}"),
+        ("base64", b"0Zm9vCg=="),
+        ("port", &[0, 80, 0]),
+        ("empty", b""),
+    ];
+    for (name, bytes) in messages {
+        write("websocket_channels", name, bytes);
+    }
 }
