@@ -110,3 +110,25 @@ fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
         FileType::from_raw_mode(meta.st_mode) == FileType::CharacterDevice && meta.st_rdev == rustix::fs::makedev(5, 2);
     if real { Ok(Some(master)) } else { Err(io::Error::other("what came is no terminal's master side")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd as _;
+
+    #[test]
+    fn what_was_wrong_with_the_terminal_that_came_is_told_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut poll = Poll::new().unwrap();
+        let mut console = Console::listen(dir.path(), 1, Source::ExecConsole(1), &mut poll).unwrap();
+        let runtime = UnixStream::connect(console.path()).unwrap();
+        let other = std::fs::File::open("/dev/null").unwrap();
+        rights::send(&runtime, b"terminal", &[other.as_fd()]).unwrap();
+        drop(runtime);
+        for _ in 0..2 {
+            let error = console.receive(&mut poll).unwrap_err();
+            assert!(error.to_string().contains("no terminal's master"), "{error}");
+        }
+        console.close(&mut poll);
+    }
+}
