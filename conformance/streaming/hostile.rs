@@ -20,7 +20,7 @@ const BOUND: u64 = 24 << 10;
 /// `heads::thousands_of_idle_connections_keep_nobody_out`.
 const REST: u64 = 16 << 10;
 /// Most that a repetition may add, KiB.
-const AGAIN: u64 = 4 << 10;
+const AGAIN: u64 = 8 << 10;
 
 /// What the daemon has before anything happens.
 struct Before {
