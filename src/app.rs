@@ -152,6 +152,7 @@ impl App {
             tls: Some(tls).filter(|(certificate, _)| !certificate.as_os_str().is_empty()),
             idle_timeout: config.idle_timeout,
             creation_timeout: config.creation_timeout,
+            client_timeout: config.client_timeout,
             drain: self.config.runtime.exec_drain,
             max_sessions: config.max_sessions,
         }

@@ -40,16 +40,24 @@ async fn exec(handler: &str) {
     node.finish().await;
 }
 
+/// What an exec has started goes with it, children of children, too.
+const LEAVES: &str = "sleep 4103 & { sleep 4104; true; } & sleep 0.5; echo up; exec sleep 4101";
+
 async fn leaves(handler: &str) {
     let Some(node) = node_with(handler).await else { return };
     let pod = up(&node, handler, "leaves").await;
     let ctr = node.launch(&pod, node.sleeper("c")).await;
     node.logged(&ctr, "up").await;
-    let mut client = Spdy::open(&script_url(&node, &ctr, "echo up; exec sleep 4101").await, V4, &ALL).await;
+    let mut client = Spdy::open(&script_url(&node, &ctr, LEAVES).await, V4, &ALL).await;
     client.until("up\n").await;
-    assert!(inside(&node, &ctr, "sleep 4101").await);
+    let running = ["sleep 4101", "sleep 4103", "sleep 4104"];
+    for command in running {
+        assert!(inside(&node, &ctr, command).await, "{command}");
+    }
     drop(client);
-    ends(&node, &ctr, "sleep 4101").await;
+    for command in running {
+        ends(&node, &ctr, command).await;
+    }
     let url = exec_url(&node, &ctr, &["sh", "-c", "echo up; exec sleep 4102"], true).await;
     let mut client = Socket::open(&url, V5).await;
     client.until(Some("up\r\n")).await;

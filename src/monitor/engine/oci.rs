@@ -17,8 +17,10 @@ use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
 
 /// Folder in the bundle for what passes between us and the binary.
 const FOLDER: &str = "oci";
-/// Most bytes read of a log or a pid file.
+/// Most bytes read of a log, a pid file or a table.
 const MAX_FILE: u64 = 64 << 10;
+/// Most that go with a process of an exec that is killed; each is a run of the binary.
+const MOST_CHILDREN: usize = 256;
 
 /// See [`super::create`].
 pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure> {
@@ -87,10 +89,50 @@ pub(super) fn kill_inside(create: &CreateSpec, pid: i32) -> Option<Result<Job, F
     let number = read_pid(&inside(&create.bundle.join(FOLDER), pid)).ok()?;
     Some(job::spawn(&[], |_| {
         let call = Call::new(create)?;
-        let mut command = quiet(call.command("kill"));
-        command.arg("--pid").arg(number.to_string()).arg(create.container.as_str()).arg("KILL");
-        call.run(&mut command).map(|()| Outcome::Done)
+        let id = create.container.as_str();
+        // Asked before it is killed: its children are somebody else's then.
+        let table = output(call.command("ps").arg(id)).unwrap_or_default();
+        let kill = |number: i32| {
+            call.run(quiet(call.command("kill")).arg("--pid").arg(number.to_string()).arg(id).arg("KILL"))
+        };
+        let killed = kill(number);
+        for child in below(&table, number).into_iter().take(MOST_CHILDREN) {
+            // It may have ended.
+            let _ = kill(child);
+        }
+        killed.map(|()| Outcome::Done)
     }))
+}
+
+/// What descends from a process, by the table that `ps` of a runtime prints: the second and third words of a line are a
+/// process and its parent.
+fn below(table: &str, top: i32) -> Vec<i32> {
+    let pair = |line: &str| {
+        let mut words = line.split_whitespace().skip(1).map(str::parse::<i32>);
+        Some((words.next()?.ok()?, words.next()?.ok()?))
+    };
+    let pairs: Vec<_> = table.lines().filter_map(pair).collect();
+    let mut found = vec![top];
+    let mut at = 0;
+    while let Some(&parent) = found.get(at) {
+        let children = pairs.iter().filter(|(child, of)| *of == parent && !found.contains(child));
+        let children: Vec<_> = children.map(|(child, _)| *child).collect();
+        found.extend(children);
+        at += 1;
+    }
+    found.split_off(1)
+}
+
+/// The beginning of what a command prints.
+fn output(command: &mut Command) -> io::Result<String> {
+    fork::die_with_parent(command);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut bytes = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(MAX_FILE).read_to_end(&mut bytes)?;
+    }
+    child.wait()?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// See [`super::exec_ended`].
@@ -242,6 +284,20 @@ fn read_start(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn what_descends_from_a_process() {
+        let table = "UID       PID       PPID      C         TTY       STIME     TIME      CMD\n\
+                     0         1         0         0         ?         10:00     0s        pause\n\
+                     0         7         0         0         ?         10:00     0s        sh\n\
+                     0         8         7         0         ?         10:00     0s        sleep\n\
+                     0         9         8         0         ?         10:00     0s        sleep\n\
+                     0         3         1         0         ?         10:00     0s        sleep\n\
+                     nonsense 7\n0 10 10 x\n";
+        assert_eq!(below(table, 7), [8, 9]);
+        assert!(below(table, 9).is_empty());
+        assert_eq!(below("0 7 9\n0 9 7\n", 7), [9]);
+    }
 
     #[test]
     fn the_log_tells_the_reason() {
