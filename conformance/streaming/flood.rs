@@ -9,10 +9,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::client::{Socket, Spdy, code_of, exec_url, gone, peak, script_url, soon, there};
 use super::{ALL, V4, V5};
-use crate::harness::{Node, host};
+use crate::harness::{Node, host, volume};
 
-/// Bytes that must neither be lost nor kept.
-const MUCH: usize = 256 << 20;
 /// Most memory that daemon and monitor may take for it, KiB above what they had before: some of it is the build's own
 /// code, which is read in as it runs.
 const BOUND: u64 = 24 << 10;
@@ -25,13 +23,14 @@ fn peaks(node: &Node) -> [u64; 2] {
 
 #[tokio::test]
 async fn a_frozen_client_costs_no_memory_and_holds_only_its_own() {
+    let much = volume(256 << 20);
     let node = Node::ready().await;
     let pod = node.up(node.pod("frozen")).await;
     let ctr = node.launch(&pod, node.sleeper("c")).await;
     let _ = Spdy::open(&script_url(&node, &ctr, "true").await, V4, &ALL).await.rest().await;
     let (before, begun) = (peaks(&node), Instant::now());
     let script =
-        |number: u32| format!("yes 'a line of output' | head -c {MUCH}; [ {number} = 0 ] || exec sleep {number}");
+        |number: u32| format!("yes 'a line of output' | head -c {much}; [ {number} = 0 ] || exec sleep {number}");
     // One of each kind reads a little and then nothing.
     let mut first = Spdy::open(&script_url(&node, &ctr, &script(4201)).await, V4, &ALL).await;
     first.until("a line of output\n").await;
@@ -51,7 +50,7 @@ async fn a_frozen_client_costs_no_memory_and_holds_only_its_own() {
         wrong |= !buffer[..got].iter().zip(b"a line of output\n".iter().cycle().skip(place)).all(|(a, b)| a == b);
         count += got;
     }
-    assert_eq!((count, wrong), (MUCH, false), "all of it, in order");
+    assert_eq!((count, wrong), (much, false), "all of it, in order");
     assert_eq!(code_of(&client.rest().await[2]), None);
     there("head -c").await;
     bounded(&node, before, begun);
@@ -107,10 +106,12 @@ impl Pattern {
 
 /// Blocks of the pattern that are written at once.
 const BLOCKS: usize = 16;
+/// Their bytes.
+const WRITTEN: usize = BLOCKS * Pattern::BLOCK;
 
 #[tokio::test]
 async fn a_gibibyte_there_and_back_over_spdy() {
-    const LENGTH: usize = 1 << 30;
+    let length = volume(1 << 30) / WRITTEN * WRITTEN;
     let node = Node::ready().await;
     let pod = node.up(node.pod("gibibyte")).await;
     let ctr = node.launch(&pod, node.sleeper("c")).await;
@@ -121,7 +122,7 @@ async fn a_gibibyte_there_and_back_over_spdy() {
     let begun = Instant::now();
     let writer = tokio::spawn(async move {
         let mut pattern = Pattern::new();
-        while pattern.at < LENGTH {
+        while pattern.at < length {
             soon(stdin.write_all(&pattern.take(BLOCKS))).await.unwrap();
         }
         stdin.shutdown().await.unwrap();
@@ -134,7 +135,7 @@ async fn a_gibibyte_there_and_back_over_spdy() {
         }
     }
     soon(writer).await.unwrap();
-    assert_eq!(pattern.at, LENGTH);
+    assert_eq!(pattern.at, length);
     assert_eq!(code_of(&client.rest().await[2]), None);
     bounded(&node, before, begun);
     node.finish().await;
@@ -142,7 +143,7 @@ async fn a_gibibyte_there_and_back_over_spdy() {
 
 #[tokio::test]
 async fn a_quarter_of_that_over_a_websocket() {
-    const LENGTH: usize = 256 << 20;
+    let length = volume(256 << 20) / WRITTEN * WRITTEN;
     let node = Node::ready().await;
     let pod = node.up(node.pod("quarter")).await;
     let ctr = node.launch(&pod, node.sleeper("c")).await;
@@ -153,7 +154,7 @@ async fn a_quarter_of_that_over_a_websocket() {
     let begun = Instant::now();
     let writer = tokio::spawn(async move {
         let mut pattern = Pattern::new();
-        while pattern.at < LENGTH {
+        while pattern.at < length {
             let message = [&[0], pattern.take(BLOCKS).as_slice()].concat();
             soon(sink.send(Message::Binary(message.into()))).await.unwrap();
         }
@@ -169,7 +170,7 @@ async fn a_quarter_of_that_over_a_websocket() {
         }
     }
     drop(soon(writer).await.unwrap());
-    assert_eq!(pattern.at, LENGTH);
+    assert_eq!(pattern.at, length);
     assert_eq!(code_of(std::str::from_utf8(&status).unwrap()), None);
     bounded(&node, before, begun);
     node.finish().await;

@@ -144,12 +144,14 @@ async fn a_monitor_that_is_heard_is_not_silent() {
     let (met, peer) = meet(|mut peer, _| {
         let call = next(&mut peer);
         let event = codec::encode(&Message::Event(Event::PauseExited)).unwrap();
+        peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         for _ in 0..30 {
-            std::thread::sleep(Duration::from_millis(100));
+            // Hellos, which it does not come to.
+            let _ = peer.read(&mut [0; 4096]);
             peer.write_all(&event).unwrap();
         }
         answer(&mut peer, call.id, Ok(Reply::Done));
-        // Hellos that it did not come to.
+        peer.set_read_timeout(None).unwrap();
         while peer.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
     })
     .await;
