@@ -19,7 +19,7 @@ use crate::launch::handlers::{Handler, Kind};
 use crate::launch::monitor::{LaunchError, Monitor};
 use crate::launch::seccomp;
 use crate::pod::PodError;
-use crate::pod::context::{Context, blocking};
+use crate::pod::context::{Context, blocking, user_place};
 use crate::pod::create::check_mapped;
 use crate::pod::files::{PodPaths, private_folder};
 use crate::pod::lsm::relabel;
@@ -152,7 +152,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         staging: &staging,
         seccomp: profile,
         held: context.held_capabilities,
-        stage: built_in,
+        built_in,
         apparmor: applied.apparmor.as_deref(),
         process_label: applied.process_label.as_deref(),
         mount_label: applied.mount_label.as_deref(),
@@ -469,6 +469,7 @@ fn engine(context: &Context, handler: &Handler, paths: &PodPaths) -> Result<Engi
             root: settings.root.clone().unwrap_or_else(|| paths.state.join("oci")),
             args: settings.args.clone(),
             systemd_cgroup,
+            place: Some(user_place(&context.state)),
         },
     })
 }
