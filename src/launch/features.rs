@@ -1,5 +1,6 @@
 //! What a handler's runtime binary can do, by its own account (`features` of the OCI runtime specification).
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -15,13 +16,15 @@ use tokio::process::Command;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Most bytes that it may tell.
 const MAX_ANSWER: u64 = 1 << 20;
-/// crun knew no `features` for long, but this version had all that is asked here.
+/// crun knew no `features` for long, but the mount option `rro` from this version on.
 const CRUN: (u32, u32) = (1, 4);
+/// What runc says of itself.
+const RUNC: &str = "org.opencontainers.runc.version";
 
 /// What matters to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
-    /// Joins user namespaces; else why not. Owners of files in volumes are mapped without it.
+    /// Makes containers in user namespaces; else why not.
     pub user_namespaces: Result<(), String>,
     /// Knows the mount option `rro`.
     pub recursive_read_only_mounts: bool,
@@ -43,7 +46,7 @@ impl Features {
             Ok(features) => features,
             Err(reason) => match run(binary, &[], "--version").await {
                 Ok(version) if is_able_crun(&version) => {
-                    Self { user_namespaces: Ok(()), recursive_read_only_mounts: true }
+                    Self { user_namespaces: Err(too_old()), recursive_read_only_mounts: true }
                 }
                 _ => Self::none(format!("{binary:?} does not tell its features: {reason}")),
             },
@@ -51,17 +54,20 @@ impl Features {
     }
 }
 
-/// Makes a folder that everybody can reach, but not list.
+/// Makes a folder that everybody can reach, but not list, with a folder `rootfs` in it: a runtime may want the path of
+/// a container's root to exist on the host also later on, as its working directory.
 ///
 /// # Errors
 /// It cannot be made, or a folder above it keeps people out.
 pub fn make_reachable(folder: &Path) -> Result<(), String> {
     let told = |path: &Path, error: io::Error| format!("{path:?}: {error}");
-    match DirBuilder::new().mode(0o711).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told(folder, error)),
-        _ => {}
+    for path in [folder, &folder.join("rootfs")] {
+        match DirBuilder::new().mode(0o711).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told(path, error)),
+            _ => {}
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o711)).map_err(|error| told(path, error))?;
     }
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).map_err(|error| told(folder, error))?;
     let real: PathBuf = fs::canonicalize(folder).map_err(|error| told(folder, error))?;
     for above in real.ancestors() {
         let mode = fs::metadata(above).map_err(|error| told(above, error))?.permissions().mode();
@@ -99,25 +105,53 @@ struct Told {
     mount_options: Vec<String>,
     #[serde(default)]
     linux: Linux,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Linux {
     #[serde(default)]
     namespaces: Vec<String>,
+    #[serde(default)]
+    mount_extensions: Extensions,
+}
+
+#[derive(Default, Deserialize)]
+struct Extensions {
+    #[serde(default)]
+    idmap: Extension,
+}
+
+#[derive(Default, Deserialize)]
+struct Extension {
+    #[serde(default)]
+    enabled: bool,
 }
 
 fn parse(answer: &[u8]) -> Result<Features, String> {
-    let Told { mount_options, linux } = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let Told { mount_options, linux, annotations } =
+        serde_json::from_slice(answer).map_err(|error| error.to_string())?;
     let joins = linux.namespaces.iter().any(|namespace| namespace == "user");
+    let recent = linux.mount_extensions.idmap.enabled;
     Ok(Features {
-        user_namespaces: joins.then_some(()).ok_or_else(|| "its runtime says that it has none".to_owned()),
+        user_namespaces: match joins {
+            false => Err("its runtime says that it has none".to_owned()),
+            // Owners are mapped without the runtime, but one that can do it is new enough for the rest. runc always was.
+            true if recent || annotations.contains_key(RUNC) => Ok(()),
+            true => Err(too_old()),
+        },
         recursive_read_only_mounts: mount_options.iter().any(|option| option == "rro"),
     })
 }
 
-/// Whether this is what a crun prints as its version, one that can join user namespaces and make recursive read-only
-/// mounts.
+/// What is known of crun before 1.9.
+fn too_old() -> String {
+    "its runtime is too old: in user namespaces it leaves out what is mounted below a volume".to_owned()
+}
+
+/// Whether this is what a crun prints as its version, one that can make recursive read-only mounts.
 fn is_able_crun(version: &[u8]) -> bool {
     let text = String::from_utf8_lossy(version);
     let number = text.lines().next().and_then(|line| line.strip_prefix("crun version "));
@@ -134,8 +168,15 @@ mod tests {
 
     #[test]
     fn a_runtimes_own_words_count() {
-        let all = r#"{"ociVersionMax":"1.2.0","mountOptions":["ro","rro"],"linux":{"namespaces":["pid","user"]}}"#;
-        assert_eq!(parse(all.as_bytes()), Ok(Features { user_namespaces: Ok(()), recursive_read_only_mounts: true }));
+        let all = Ok(Features { user_namespaces: Ok(()), recursive_read_only_mounts: true });
+        let new = r#"{"ociVersionMax":"1.2.0","mountOptions":["ro","rro"],"linux":{"namespaces":["pid","user"],
+                      "mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        assert_eq!(parse(new.as_bytes()), all);
+        let runc = r#"{"mountOptions":["rro"],"linux":{"namespaces":["user"]},
+                       "annotations":{"org.opencontainers.runc.version":"1.1.5"}}"#;
+        assert_eq!(parse(runc.as_bytes()), all);
+        let old = parse(br#"{"mountOptions":["rro"],"linux":{"namespaces":["user"]}}"#).unwrap();
+        assert!(old.user_namespaces.unwrap_err().contains("too old"));
         let none = parse(br#"{"linux":{"namespaces":["pid"]}}"#).unwrap();
         assert!(none.user_namespaces.is_err() && !none.recursive_read_only_mounts);
         assert!(parse(b"").is_err());
