@@ -17,7 +17,11 @@ use crate::harness::{BUSYBOX, Ctr, Node, Pod, args, logs, specs};
 
 /// A node whose pods have this handler; `None` if it says that they can have no user namespaces.
 pub async fn node_with(handler: &str) -> Option<Node> {
-    let extra = format!("[runtime]\ndefault_handler = \"{handler}\"\n");
+    node_with_more(handler, "").await
+}
+
+async fn node_with_more(handler: &str, more: &str) -> Option<Node> {
+    let extra = format!("[runtime]\ndefault_handler = \"{handler}\"\n{more}");
     let mut setup = handlers::setup(handler)?;
     if is_old_crun(handler) {
         println!("NOTE: this crun leaves out what is mounted below volumes; its file says to use it nevertheless");
@@ -335,26 +339,29 @@ async fn the_hosts_network_and_shared_pids(handler: &str) {
     node.finish().await;
 }
 
-/// Another name than on the host, and the owner that was there.
 async fn devices_are_those_that_were_asked_for(handler: &str) {
-    let Some(node) = node_with(handler).await else { return };
+    let more = "[container]\ndevice_ownership_from_security_context = true\n";
+    let Some(node) = node_with_more(handler, more).await else { return };
     let pod = node.up(pod(&node, "devices", 1_200_000)).await;
-    let device = |host: &str, inside: &str, permissions: &str| Device {
-        host_path: host.into(),
-        container_path: inside.into(),
-        permissions: permissions.into(),
-    };
+    let zero =
+        |path: &str| Device { host_path: "/dev/zero".into(), container_path: path.into(), permissions: "rwm".into() };
     // The host has a /dev/kmsg of its own.
-    let script = "stat -c '%n %t:%T' /dev/kmsg /dev/mine/zero; head -c 3 /dev/kmsg | wc -c; echo > /dev/mine/zero || echo no writing; stat -c %u:%g /dev/kmsg";
+    let script = "stat -c '%n %t:%T %u:%g' /dev/kmsg /dev/mine/zero; head -c 3 /dev/kmsg | wc -c";
     let mut config = node.sh("c", script);
-    config.devices = vec![device("/dev/zero", "/dev/kmsg", "rwm"), device("/dev/zero", "/dev/mine/zero", "r")];
-    assert_eq!(node.outcome(&pod, config).await.1, "/dev/kmsg 1:5\n/dev/mine/zero 1:5\n3\n0:0\n");
-    let mut config = node.sh(
-        "full",
-        "echo x > /dev/mine/full || echo no writing; head -c 2 /dev/mine/full | wc -c; head -c 1 /dev/kmsg || echo none",
-    );
-    config.devices = vec![device("/dev/full", "/dev/mine/full", "r")];
-    assert_eq!(node.outcome(&pod, config).await.1, "no writing\n2\nnone\n");
+    config.devices = vec![zero("/dev/kmsg"), zero("/dev/mine/zero")];
+    let security = specs::security(&mut config);
+    security.run_as_user = Some(Int64Value { value: 7 });
+    security.run_as_group = Some(Int64Value { value: 8 });
+    assert_eq!(node.outcome(&pod, config).await.1, "/dev/kmsg 1:5 7:8\n/dev/mine/zero 1:5 7:8\n3\n");
+    // What nobody asked for by name is the host's root's, of whom this root is no relative.
+    let mut config = self::pod(&node, "privileged", 1_200_000);
+    specs::sandbox_security(&mut config).privileged = true;
+    let pod = node.up(config).await;
+    let script =
+        "disk=$(find /dev -type b | head -n 1); stat -c %u $disk; head -c 1 $disk 2>&1 | grep -o 'Permission denied'";
+    let mut config = node.sh("disk", script);
+    specs::security(&mut config).privileged = true;
+    assert_eq!(node.outcome(&pod, config).await.1, "65534\nPermission denied\n");
     node.finish().await;
 }
 

@@ -209,6 +209,7 @@ mod tests {
     fn folders_above_must_let_people_through() {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("inner");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o710)).unwrap();
         let error = make_reachable(&inner).unwrap_err();
         assert!(error.contains("owner only"), "{error}");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();

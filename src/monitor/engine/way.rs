@@ -61,7 +61,7 @@ struct Device {
     kind: FileType,
     numbers: (u32, u32),
     mode: u32,
-    /// On the host.
+    /// As the host numbers them; what is its root's is nobody's inside.
     owner: (u32, u32),
 }
 
@@ -72,7 +72,7 @@ impl Way {
         spec.rootfs.mountpoint = place.join("rootfs");
         let path = config.pointer_mut("/root/path").ok_or_else(|| invalid("root.path"))?;
         *path = json!(spec.rootfs.mountpoint);
-        let devices = devices(config, maps, place)?;
+        let devices = devices(config, place)?;
         let shared = Shared::of(config);
         let list = config.get_mut("mounts").and_then(Value::as_array_mut).ok_or_else(|| invalid("mounts"))?;
         let mut staged = Vec::new();
@@ -201,13 +201,12 @@ fn guards(place: &Path) -> Vec<(PathBuf, String, MountAttrFlags)> {
 }
 
 /// Takes the device nodes out of a spec: what they are to be, and their paths inside.
-fn devices(config: &mut Value, maps: &IdMaps, place: &Path) -> Result<Vec<(Device, String)>, Failure> {
+fn devices(config: &mut Value, place: &Path) -> Result<Vec<(Device, String)>, Failure> {
     let taken = config.get_mut("linux").and_then(Value::as_object_mut).and_then(|linux| linux.remove("devices"));
     let list = taken.as_ref().and_then(Value::as_array).into_iter().flatten();
     let wanted = list.filter(|device| device["path"].as_str().is_some_and(|path| !USUAL.contains(&path)));
     let one = |(index, device): (usize, &Value)| {
         let number = |key: &str| device.get(key).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
-        let id = |key| number(key).unwrap_or(0);
         let made = Device {
             node: place.join(format!("device-{index}")),
             kind: match device["type"].as_str()? {
@@ -218,7 +217,7 @@ fn devices(config: &mut Value, maps: &IdMaps, place: &Path) -> Result<Vec<(Devic
             },
             numbers: (number("major").unwrap_or(0), number("minor").unwrap_or(0)),
             mode: number("fileMode").unwrap_or(0o666) & 0o777,
-            owner: (maps.uid(id("uid")).unwrap_or(maps.root().0), maps.gid(id("gid")).unwrap_or(maps.root().1)),
+            owner: (number("uid").unwrap_or(0), number("gid").unwrap_or(0)),
         };
         Some((made, device["path"].as_str()?.to_owned()))
     };
@@ -392,7 +391,7 @@ mod tests {
             "mounts": [],
             "linux": { "namespaces": [], "devices": [
                 { "path": "/dev/null", "type": "c", "major": 1, "minor": 3 },
-                { "path": "/dev/x", "type": "b", "major": 8, "minor": 1, "fileMode": 0o660, "uid": 3, "gid": 77 },
+                { "path": "/dev/x", "type": "b", "major": 8, "minor": 1, "fileMode": 0o660, "uid": 1003, "gid": 7 },
             ] },
         });
         let way = plan(&mut config, Vec::new());
@@ -401,7 +400,7 @@ mod tests {
             kind: FileType::BlockDevice,
             numbers: (8, 1),
             mode: 0o660,
-            owner: (1003, 2000),
+            owner: (1003, 7),
         };
         assert_eq!(way.devices, [device]);
         assert_eq!(config["mounts"][0]["destination"], "/dev/x");
