@@ -412,6 +412,49 @@ async fn recursive_read_only_volumes(handler: &str) {
     node.finish().await;
 }
 
+async fn mounts_of_the_host_arrive_where_asked(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = node.up(pod(&node, "propagation", 1_400_000)).await;
+    let volume = node.dir().join("volume");
+    fs::create_dir_all(volume.join("seen")).unwrap();
+    let with = |name: &str, propagation: MountPropagation| {
+        let mut config = node.sleeper(name);
+        config.mounts = vec![Mount { propagation: propagation.into(), ..specs::bind(&volume, "/data") }];
+        config
+    };
+    let private = node.launch(&pod, with("private", MountPropagation::PropagationPrivate)).await;
+    let slave = node.launch(&pod, with("slave", MountPropagation::PropagationHostToContainer)).await;
+    let none = None::<&str>;
+    nix::mount::mount(Some("x"), &volume.join("seen"), Some("tmpfs"), nix::mount::MsFlags::empty(), none).unwrap();
+    fs::write(volume.join("seen/file"), "x").unwrap();
+    assert_eq!(node.exec(&private, &["ls", "/data/seen"]).await, "");
+    assert_eq!(node.exec(&slave, &["ls", "/data/seen"]).await, "file\n");
+    nix::mount::umount(&volume.join("seen")).unwrap();
+    node.finish().await;
+}
+
+async fn the_hosts_processes_and_ipc(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let mut config = pod(&node, "hostpid", 1_500_000);
+    let options = specs::sandbox_security(&mut config).namespace_options.as_mut().unwrap();
+    (options.pid, options.ipc) = (NamespaceMode::Node.into(), NamespaceMode::Node.into());
+    let pod = node.up(config).await;
+    let own = std::process::id();
+    let script = format!(
+        "head -n 1 /proc/{own}/status; cat /proc/self/uid_map; readlink /proc/self/ns/ipc; ls -d /dev/mqueue; \
+                          cat /proc/{own}/environ 2>&1 | grep -o denied; echo 1 > /proc/sys/kernel/panic || echo read-only"
+    );
+    let mut config = node.sh("c", &script);
+    let options = specs::security(&mut config).namespace_options.get_or_insert_default();
+    (options.pid, options.ipc) = (NamespaceMode::Node.into(), NamespaceMode::Node.into());
+    let out = words(&node.outcome(&pod, config).await.1);
+    let name = fs::read_to_string("/proc/self/status").unwrap().lines().next().map(words).unwrap();
+    let ipc = namespace(own.cast_signed(), "ipc");
+    let want = format!("{name} 0 1500000 65536 {} /dev/mqueue denied read-only", ipc.display());
+    assert_eq!(out, want);
+    node.finish().await;
+}
+
 macro_rules! with_each_handler {
     ($($handler:ident),* => $tests:tt) => {
         $(with_each_handler!(one $handler $tests);)*
@@ -440,6 +483,8 @@ with_each_handler!(youki, runc, crun, runsc => {
     devices_are_those_that_were_asked_for,
     features_are_those_of_the_runtime,
     recursive_read_only_volumes,
+    mounts_of_the_host_arrive_where_asked,
+    the_hosts_processes_and_ipc,
 });
 
 #[tokio::test]
@@ -450,6 +495,12 @@ async fn what_is_refused() {
     let status = node.run_pod(pod(&node, "other", 100_000), "other").await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented, "{status}");
     assert!(status.message().contains("other") && status.message().contains("userns_options"), "{status}");
+    let plain = node.run_pod(node.pod("plain"), "other").await.unwrap();
+    let mut config = node.sleeper("rro");
+    config.mounts = vec![Mount { readonly: true, recursive_read_only: true, ..specs::bind("/usr", "/v") }];
+    let status = node.try_create(&plain, config).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented, "{status}");
+    assert!(status.message().contains("other") && status.message().contains("recursive_read_only"), "{status}");
     let answer = node.cri().runtime().status(StatusRequest { verbose: false }).await.unwrap().into_inner();
     for handler in answer.runtime_handlers {
         assert_eq!(handler.features.unwrap().user_namespaces, handler.name != "other", "{}", handler.name);

@@ -150,8 +150,13 @@ impl Handler {
             self.settings.user_namespaces = self.settings.user_namespaces.filter(|has| !has);
             features.user_namespaces = features.user_namespaces.and(reachable);
         }
-        tracing::debug!(handler = self.name, ?features, "asked a runtime for its features");
         self.features = Some(features);
+        match self.takes_user_namespaces() {
+            Err(reason) if self.settings.user_namespaces.is_none() => {
+                tracing::info!(handler = self.name, reason, "pods of this handler cannot have user namespaces");
+            }
+            _ => {}
+        }
     }
 
     /// Those of `annotations` that one of `patterns` lets through to the runtime.

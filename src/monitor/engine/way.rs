@@ -138,8 +138,10 @@ impl Way {
         // An image volume takes two at most.
         let inodes = (2 + 2 * spec.mounts.len() + fresh.len() + devices.len()).to_string();
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let made = mounts::tmpfs(&[("mode", "711"), ("size", "64k"), ("nr_inodes", &inodes)], attributes)
-            .and_then(|root| mounts::attach(root, place));
+        let mut options = vec![("mode", "711"), ("size", "64k"), ("nr_inodes", inodes.as_str())];
+        // Of the device nodes; what is mounted here has labels of its own.
+        options.extend(spec.rootfs.label.as_deref().map(|label| ("context", label)));
+        let made = mounts::tmpfs(&options, attributes).and_then(|root| mounts::attach(root, place));
         attempt(made, || format!("mounting a tmpfs on {place:?}"))?;
         let folder = |path: &Path| attempt(DirBuilder::new().mode(0o700).create(path), || format!("making {path:?}"));
         folder(&spec.rootfs.mountpoint)?;

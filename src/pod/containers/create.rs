@@ -112,6 +112,11 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     }
 
     let handler = context.handlers.get(&pod.handler).map_err(|error| PodError::of("handler", &error))?;
+    if record.config.mounts.iter().any(|mount| mount.recursive_read_only) && !handler.makes_recursive_read_only_mounts()
+    {
+        let text = format!("config.mounts.recursive_read_only: runtime handler {:?} has no such mounts", handler.name);
+        return Err(PodError::failed(ErrorKind::Unimplemented, text));
+    }
     let built_in = handler.settings.kind == Kind::Youki;
     let (bpf, notify, profile) = seccomp_parts(&context, &record.config, built_in)?;
     let places = places(&paths, &pod);
