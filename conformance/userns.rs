@@ -13,7 +13,7 @@ use crate::handlers;
 use crate::harness::config::Setup;
 use crate::harness::fake_registry::{Access, FakeRegistry};
 use crate::harness::image::{Image as Made, Tar};
-use crate::harness::{BUSYBOX, Ctr, Node, Pod, args, logs, specs};
+use crate::harness::{BUSYBOX, Ctr, Node, Pod, args, logs, specs, with_each_handler};
 
 /// A node whose pods have this handler; `None` if it says that they can have no user namespaces.
 pub async fn node_with(handler: &str) -> Option<Node> {
@@ -455,21 +455,7 @@ async fn the_hosts_processes_and_ipc(handler: &str) {
     node.finish().await;
 }
 
-macro_rules! with_each_handler {
-    ($($handler:ident),* => $tests:tt) => {
-        $(with_each_handler!(one $handler $tests);)*
-    };
-    (one $handler:ident { $($test:ident),* $(,)? }) => {
-        mod $handler {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(stringify!($handler)).await;
-            })*
-        }
-    };
-}
-
-with_each_handler!(youki, runc, crun, runsc => {
+with_each_handler!({
     root_inside_is_nobody_outside,
     the_root_file_system_belongs_to_root_inside,
     volumes_with_and_without_mapping,
@@ -484,8 +470,8 @@ with_each_handler!(youki, runc, crun, runsc => {
     features_are_those_of_the_runtime,
     recursive_read_only_volumes,
     mounts_of_the_host_arrive_where_asked,
-    the_hosts_processes_and_ipc,
-});
+    the_hosts_processes_and_ipc
+}: youki, runc, crun, runsc);
 
 #[tokio::test]
 async fn what_is_refused() {

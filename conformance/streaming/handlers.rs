@@ -3,7 +3,7 @@
 use super::client::{Socket, Spdy, attach_url, code_of, exec_url, script_url};
 use super::{ALL, V4, V5};
 use crate::handlers::{node_with, up};
-use crate::harness::{Ctr, Node, eventually, secs, specs};
+use crate::harness::{Ctr, Node, eventually, secs, specs, with_each_handler};
 use crate::userns;
 use podwright::proto::Int64Value;
 
@@ -98,28 +98,4 @@ async fn attach(handler: &str) {
     node.finish().await;
 }
 
-macro_rules! with_each_handler {
-    ($($handler:ident),*) => {
-        $(mod $handler {
-            const NAME: &str = stringify!($handler);
-            #[tokio::test]
-            async fn exec() {
-                super::exec(NAME).await;
-            }
-            #[tokio::test]
-            async fn leaves() {
-                super::leaves(NAME).await;
-            }
-            #[tokio::test]
-            async fn mapped() {
-                super::mapped(NAME).await;
-            }
-            #[tokio::test]
-            async fn attach() {
-                super::attach(NAME).await;
-            }
-        })*
-    };
-}
-
-with_each_handler!(youki, runc, crun, runsc);
+with_each_handler!({ exec, leaves, mapped, attach }: youki, runc, crun, runsc);
