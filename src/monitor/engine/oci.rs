@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
+use super::way::Way;
 use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs, stdio};
 use crate::sys::fork;
 use crate::types::ErrorKind;
@@ -28,15 +29,20 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
         let call = Call::new(spec)?;
         let own = Own::read()?;
         let mut config = spec::load(&spec.bundle)?;
-        let mut bundle = spec.bundle.clone();
-        if config.get_mut("process").is_some_and(|process| spec::fit(process, own)) {
+        let fitted = config.get_mut("process").is_some_and(|process| spec::fit(process, own));
+        if fitted {
             tracing::warn!(container = %spec.container, "the container goes without what this machine does not permit");
-            bundle = call.folder.clone();
-            spec::save(&bundle.join("config.json"), &config)?;
         }
         hygiene::shed(own.oom_score_adj, None)?;
         super::youki::give(spec::owner(&config)?, &streams)?;
-        rootfs::prepare(spec, &[])?;
+        match &spec.rootfs.idmap {
+            None => rootfs::prepare(spec, &[])?,
+            Some(maps) => Way::plan(&mut config, spec, maps, call.place()?)?.open()?,
+        }
+        let bundle = if fitted || spec.rootfs.idmap.is_some() { &call.folder } else { &spec.bundle };
+        if *bundle != spec.bundle {
+            spec::save(&bundle.join("config.json"), &config)?;
+        }
         let pid_file = call.folder.join("init.pid");
         let mut command = call.command("create");
         command.arg("--bundle").arg(bundle).arg("--pid-file").arg(&pid_file);
@@ -63,6 +69,7 @@ pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Re
         let mut process = exec.process.clone();
         spec::fit(&mut process, own);
         hygiene::shed(own.oom_score_adj, None)?;
+        super::youki::give(user_of(create, &process)?, &streams)?;
         let name = |kind| call.folder.join(format!("exec-{}.{kind}", std::process::id()));
         let (process_file, pid_file) = (name("json"), name("pid"));
         spec::save(&process_file, &process)?;
@@ -169,19 +176,26 @@ struct Call<'a> {
     root: &'a Path,
     args: &'a [String],
     systemd_cgroup: bool,
+    place: Option<&'a Path>,
     folder: PathBuf,
     log: PathBuf,
 }
 
 impl<'a> Call<'a> {
     fn new(spec: &'a CreateSpec) -> Result<Self, Failure> {
-        let Engine::Oci { binary, root, args, systemd_cgroup } = &spec.engine else {
+        let Engine::Oci { binary, root, args, systemd_cgroup, place } = &spec.engine else {
             return Err(failure(ErrorKind::Internal, "the container has no runtime binary"));
         };
         let folder = spec.bundle.join(FOLDER);
         attempt(fs::create_dir_all(&folder), || format!("creating {folder:?}"))?;
         let log = folder.join(format!("log-{}.json", std::process::id()));
-        Ok(Self { binary, root, args, systemd_cgroup: *systemd_cgroup, folder, log })
+        Ok(Self { binary, root, args, systemd_cgroup: *systemd_cgroup, place: place.as_deref(), folder, log })
+    }
+
+    /// See [`Engine::Oci`].
+    fn place(&self) -> Result<&'a Path, Failure> {
+        self.place
+            .ok_or_else(|| failure(ErrorKind::Internal, "there is no place for a container with a user namespace"))
     }
 
     /// Global flags come before the subcommand.
@@ -226,6 +240,16 @@ impl<'a> Call<'a> {
         let entries = fs::read_dir(self.root).into_iter().flatten().flatten();
         entries.into_iter().any(|entry| entry.file_name().to_string_lossy().contains(spec.container.as_str()))
     }
+}
+
+/// The user that an exec runs as, as the host numbers it.
+fn user_of(create: &CreateSpec, process: &Value) -> Result<u32, Failure> {
+    let uid = spec::program(process)?.uid;
+    let Some(maps) = &create.rootfs.idmap else { return Ok(uid) };
+    maps.uid(uid).ok_or_else(|| {
+        let message = format!("user {uid} does not exist in the container's user namespace");
+        failure(ErrorKind::InvalidArgument, message)
+    })
 }
 
 fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
