@@ -76,6 +76,9 @@ impl App {
         let network = Network::new(network_settings(&config)).map_err(failed("network"))?;
         let handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler)
             .map_err(failed("handlers"))?;
+        for problem in handlers.iter().filter_map(|handler| handler.program().err()) {
+            tracing::warn!(error = chain(&problem), "pods with this runtime handler are refused");
+        }
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
         let launcher = Launcher::new(config.paths.monitor_program(&own));
@@ -117,7 +120,7 @@ impl App {
         let mut handlers: Vec<_> = self.handlers.iter().collect();
         handlers.sort_by_key(|handler| (handler.name != default, &handler.name));
         let handlers = handlers.into_iter().map(|handler| HandlerInfo {
-            name: handler.name.clone(),
+            handler: handler.clone(),
             recursive_read_only_mounts: handler.settings.recursive_read_only_mounts.unwrap_or(true),
             user_namespaces: self.has_user_namespaces && handler.takes_user_namespaces(),
         });
