@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cdi;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config, ExpediteRcu, UnsetProfile};
 use crate::cri::{Features, HandlerInfo, Services};
@@ -51,6 +52,8 @@ pub struct App {
     pub network: Network,
     /// Runtime handlers.
     pub handlers: Handlers,
+    /// Devices by name.
+    pub cdi: cdi::Registry,
     /// cgroup set-up.
     pub cgroups: Cgroups,
     /// Security modules of the kernel.
@@ -88,6 +91,8 @@ impl App {
         }
         let has_user_namespaces = user_namespaces.is_ok();
         let lsm = Arc::new(Lsm::start(&lsm_settings(&config), &state).await);
+        let cdi = cdi_registry(&config);
+        cdi.watch();
         let context = Context {
             lsm: lsm.clone(),
             boot_id: boot_id()?,
@@ -96,7 +101,7 @@ impl App {
             images: images.clone(),
             network: network.clone(),
             handlers: handlers.clone(),
-            cdi: crate::cdi::Registry::new(config.cdi.enabled, config.cdi.dirs.clone()),
+            cdi: cdi.clone(),
             seccomp: SeccompCompiler::new(state.join("seccomp")),
             launcher,
             user_namespaces,
@@ -108,7 +113,7 @@ impl App {
         let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
         // Only now do all containers hold their layers again.
         images.collect_garbage();
-        Ok(Self { pods, images, network, handlers, cgroups, lsm, has_user_namespaces, config })
+        Ok(Self { pods, images, network, handlers, cdi, cgroups, lsm, has_user_namespaces, config })
     }
 }
 
@@ -129,6 +134,7 @@ impl App {
             images: self.images.clone(),
             network: self.network.clone(),
             handlers: handlers.collect(),
+            cdi: self.cdi.clone(),
             cgroups: self.cgroups.clone(),
             stats: Arc::default(),
             lsm: self.lsm.clone(),
@@ -168,6 +174,11 @@ fn image_settings(config: &Config) -> image::Settings {
         pull_progress_timeout: config.image.progress_timeout,
         ..image::Settings::new(&config.paths.root)
     }
+}
+
+/// The registry of devices by name, not watched yet.
+pub fn cdi_registry(config: &Config) -> cdi::Registry {
+    cdi::Registry::new(config.cdi.enabled, config.cdi.dirs.clone())
 }
 
 /// The network's part of the configuration.

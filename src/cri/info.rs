@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
+use crate::cdi::Inspection;
 use crate::config::Config;
 use crate::container::view::ContainerView;
 use crate::cri::HandlerInfo;
@@ -24,7 +25,7 @@ fn one(key: &str, value: &Value) -> HashMap<String, String> {
 }
 
 /// For Status.
-pub fn daemon(config: &Config, lsm: &Lsm, handlers: &[HandlerInfo]) -> HashMap<String, String> {
+pub fn daemon(config: &Config, lsm: &Lsm, handlers: &[HandlerInfo], devices: &Inspection) -> HashMap<String, String> {
     let (apparmor, profile) = match lsm.apparmor() {
         AppArmor::Off => ("off", None),
         AppArmor::On(name) => ("on", Some(name)),
@@ -48,6 +49,7 @@ pub fn daemon(config: &Config, lsm: &Lsm, handlers: &[HandlerInfo]) -> HashMap<S
             "problem": lsm.problem(),
         }),
     ));
+    info.extend(one("cdi", &json!(devices)));
     info.extend(one("runtimeHandlers", &handlers.iter().map(|handler| self::handler(&handler.handler)).collect()));
     info
 }
@@ -139,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn scripts_find_what_they_look_for() {
         let lsm = Lsm::start(&Default::default(), Path::new("/none")).await;
-        let all = daemon(&Config::default(), &lsm, &[]);
+        let all = daemon(&Config::default(), &lsm, &[], &Inspection::default());
         assert_eq!(parsed(&all, "config")["stateDir"], "/run/podwright");
         let info = parsed(&all, "securityModules");
         assert_eq!((&info["apparmor"], &info["selinux"]), (&json!("off"), &json!("off")));

@@ -44,6 +44,8 @@ pub struct Services {
     pub network: Network,
     /// Runtime handlers, the default one first.
     pub handlers: Arc<[HandlerInfo]>,
+    /// Devices by name.
+    pub cdi: crate::cdi::Registry,
     /// cgroup set-up.
     pub cgroups: crate::cgroup::Cgroups,
     /// Security modules of the kernel.

@@ -12,3 +12,4 @@ pub mod probe;
 pub mod process;
 pub mod rights;
 pub mod seccomp;
+pub mod watch;

@@ -27,7 +27,11 @@ pub async fn status(services: &Services, request: StatusRequest) -> Result<Statu
     };
     let features = services.features;
     let info = match request.verbose {
-        true => info::daemon(&services.config, &services.lsm, &services.handlers),
+        true => {
+            let cdi = services.cdi.clone();
+            let devices = tokio::task::spawn_blocking(move || cdi.inspect()).await;
+            info::daemon(&services.config, &services.lsm, &services.handlers, &devices.unwrap_or_default())
+        }
         false => Default::default(),
     };
     Ok(StatusResponse {
