@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
-use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs, stdio};
+use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs, stdio, targets};
 use crate::sys::fork;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
@@ -34,12 +34,14 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
         }
         hygiene::shed(own.oom_score_adj, None)?;
         super::youki::give(spec::owner(&config)?, &streams)?;
-        rootfs::prepare(spec, &[])?;
+        let (targets, cwd) = (targets::of(&config), spec::program(config.get("process").unwrap_or(&Value::Null))?.cwd);
+        let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
+        rootfs::prepare(spec, &[]).map_err(blame)?;
         let pid_file = call.folder.join("init.pid");
         let mut command = call.command("create");
         command.arg("--bundle").arg(bundle).arg("--pid-file").arg(&pid_file);
         set_streams(&mut command, streams);
-        call.run(command.arg(spec.container.as_str()))?;
+        call.run(command.arg(spec.container.as_str())).map_err(blame)?;
         read_pid(&pid_file).map(Outcome::Process)
     })
 }
@@ -198,6 +200,7 @@ fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
                 m if m.contains("no such file or directory") => ErrorKind::NotFound,
                 m if m.contains("permission denied") || m.contains("Permission denied") => ErrorKind::PermissionDenied,
                 m if m.contains("does not exist") => ErrorKind::NotFound,
+                m if m.contains("not a directory") || m.contains("Not a directory") => ErrorKind::InvalidArgument,
                 _ => ErrorKind::Internal,
             };
             failure(kind, format!("{name}: {message}"))
