@@ -12,37 +12,10 @@ use podwright::proto::*;
 use serde_json::{Value, json};
 
 use crate::harness::config::{Cni, install_cni};
-use crate::harness::{Ctr, Node, Pod, Setup, cni, eventually, host, secs, slowness, specs};
-
-/// splitmix64: good enough to choose moments.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let given = std::env::var("PODWRIGHT_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = given.unwrap_or(now);
-        println!("PODWRIGHT_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-
-    /// Up to `longest` milliseconds, more on a slow machine. Early moments are the more interesting ones.
-    fn moment(&mut self, longest: u64) -> Duration {
-        let bound = self.below(longest * 1000) + 1;
-        Duration::from_micros(self.below(bound)) * slowness()
-    }
-}
+use crate::harness::{Ctr, Dice, Node, Pod, Setup, cni, eventually, host, secs, specs};
 
 /// What a client does while the daemon dies; every call may fail.
-async fn anything(cri: crate::harness::cri::Cri, what: u64, pod: PodSandboxConfig, ctr: ContainerConfig) {
+async fn anything(cri: crate::harness::cri::Cri, what: usize, pod: PodSandboxConfig, ctr: ContainerConfig) {
     let mut runtime = cri.runtime();
     let id = async |runtime: &mut runtime_service_client::RuntimeServiceClient<_>| {
         let request = RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: String::new() };
@@ -101,7 +74,7 @@ async fn the_daemon_is_killed_at_random_moments() {
     let mut dice = Dice::new();
     for round in 0..20 {
         let (what, moment, other) = (dice.below(4), dice.moment(150), dice.below(3));
-        let pod = if other == 0 { node.host_pod("a") } else { node.pod(["", "b", "c"][other as usize]) };
+        let pod = if other == 0 { node.host_pod("a") } else { node.pod(["", "b", "c"][other]) };
         let call = tokio::spawn(anything(node.cri().clone(), what, pod, node.sleeper("x")));
         tokio::time::sleep(moment).await;
         node.kill9();
@@ -329,10 +302,7 @@ async fn after_a_reboot() {
 async fn a_failed_undo_is_repeated_in_the_background() {
     let mut node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
     let broken = node.dir().join("broken");
-    let body = format!(
-        "if [ -e {} ]; then exit 1; fi; case $CNI_COMMAND in ADD) echo '{{\"cniVersion\":\"1.0.0\",\"ips\":[{{\"address\":\"10.1.2.3/24\"}}]}}' ;; esac",
-        broken.display()
-    );
+    let body = format!("if [ -e {} ]; then exit 1; fi; {}", broken.display(), cni::on_add(":"));
     cni::script(node.dir(), "moody", &body);
     install_cni(node.dir(), &cni::conflist(&[cni::bridge(node.dir()), json!({ "type": "moody" })]));
     node.start_daemon().await;
@@ -375,8 +345,7 @@ async fn a_stop_at_once_overtakes_a_patient_one() {
 
 fn slow_network() -> Node {
     let node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
-    let body = "case $CNI_COMMAND in ADD) sleep 1; echo '{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"10.1.2.3/24\"}]}' ;; esac";
-    cni::script(node.dir(), "slow", body);
+    cni::script(node.dir(), "slow", &cni::on_add("sleep 1"));
     install_cni(node.dir(), &cni::conflist(&[json!({ "type": "slow" })]));
     node
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use podwright::proto::*;
 
-use crate::harness::{BUSYBOX, Node, Pod, Setup, args, logs, registry, secs, specs};
+use crate::harness::{BUSYBOX, Node, Pod, Setup, args, logs, registry, secs, specs, with_each_handler};
 
 /// A runtime's program, if the machine has it.
 fn find(name: &str) -> Option<PathBuf> {
@@ -154,35 +154,7 @@ async fn failure(handler: &str) {
     node.finish().await;
 }
 
-macro_rules! with_each_handler {
-    ($($handler:ident),*) => {
-        $(mod $handler {
-            const NAME: &str = stringify!($handler);
-            #[tokio::test]
-            async fn life() {
-                super::life(NAME).await;
-            }
-            #[tokio::test]
-            async fn inside() {
-                super::inside(NAME).await;
-            }
-            #[tokio::test]
-            async fn exec() {
-                super::exec(NAME).await;
-            }
-            #[tokio::test]
-            async fn survival() {
-                super::survival(NAME).await;
-            }
-            #[tokio::test]
-            async fn failure() {
-                super::failure(NAME).await;
-            }
-        })*
-    };
-}
-
-with_each_handler!(youki, runc, crun, runsc);
+with_each_handler!({ life, inside, exec, survival, failure }: youki, runc, crun, runsc);
 
 #[tokio::test]
 async fn an_unknown_handler_is_named() {

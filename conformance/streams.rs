@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
 use crate::handlers::{node_with, up};
-use crate::harness::{Ctr, Node, Pod, eventually, host, logs, secs};
+use crate::harness::{Ctr, Node, Pod, eventually, host, logs, secs, with_each_handler};
 
 /// A second daemon's connection to a pod's monitor.
 struct Direct {
@@ -290,27 +290,7 @@ async fn attach(handler: &str) {
     node.finish().await;
 }
 
-macro_rules! with_each_handler {
-    ($($handler:ident),*) => {
-        $(mod $handler {
-            const NAME: &str = stringify!($handler);
-            #[tokio::test]
-            async fn exec() {
-                super::exec(NAME).await;
-            }
-            #[tokio::test]
-            async fn hang_up() {
-                super::hang_up(NAME).await;
-            }
-            #[tokio::test]
-            async fn attach() {
-                super::attach(NAME).await;
-            }
-        })*
-    };
-}
-
-with_each_handler!(youki, runc, crun);
+with_each_handler!({ exec, hang_up, attach }: youki, runc, crun);
 
 /// Bytes of output that must neither be lost nor kept.
 const MUCH: usize = 64 << 20;

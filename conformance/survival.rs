@@ -289,10 +289,7 @@ async fn consistent(node: &Node) {
 async fn a_retry_joins_the_call_under_way() {
     let mut node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
     let log = node.dir().join("slow.log");
-    let body = format!(
-        "case $CNI_COMMAND in ADD) echo ADD >> {}; sleep 2; echo '{{\"cniVersion\":\"1.0.0\",\"ips\":[{{\"address\":\"10.1.2.3/24\"}}]}}' ;; esac",
-        log.display()
-    );
+    let body = cni::on_add(&format!("echo ADD >> {}; sleep 2", log.display()));
     cni::script(node.dir(), "slow", &body);
     crate::harness::config::install_cni(node.dir(), &cni::conflist(&[serde_json::json!({ "type": "slow" })]));
     node.start_daemon().await;
@@ -315,8 +312,7 @@ async fn a_retry_joins_the_call_under_way() {
 #[tokio::test]
 async fn removal_of_what_is_being_made() {
     let mut node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
-    let body = "case $CNI_COMMAND in ADD) sleep 3; echo '{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"10.1.2.3/24\"}]}' ;; esac";
-    cni::script(node.dir(), "slow", body);
+    cni::script(node.dir(), "slow", &cni::on_add("sleep 3"));
     crate::harness::config::install_cni(node.dir(), &cni::conflist(&[serde_json::json!({ "type": "slow" })]));
     node.start_daemon().await;
     let cri = node.cri().clone();

@@ -45,6 +45,12 @@ pub fn script(dir: &Path, name: &str, body: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("make it executable");
 }
 
+/// The body of a plugin which upon ADD takes these steps and then gives an address, and upon all else does nothing.
+pub fn on_add(steps: &str) -> String {
+    let result = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.2.3/24" }] });
+    format!("case $CNI_COMMAND in ADD) {steps}; echo '{result}' ;; esac")
+}
+
 /// Addresses that are still leased.
 pub fn leases(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir.join("cni/leases").join(NETWORK)) else { return Vec::new() };

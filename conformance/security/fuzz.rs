@@ -10,28 +10,10 @@ use std::time::Instant;
 use podwright::proto::*;
 use tonic::{Code, Response, Status};
 
-use crate::harness::{Node, secs, specs};
+use crate::harness::{Dice, Node, secs, specs};
 
-/// splitmix64.
-struct Dice(u64);
-
+/// Values of fields.
 impl Dice {
-    fn new() -> Self {
-        let given = std::env::var("PODWRIGHT_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = given.unwrap_or(now);
-        println!("PODWRIGHT_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
-    }
-
     fn text(&mut self) -> String {
         const TEXTS: [&str; 44] = [
             "",

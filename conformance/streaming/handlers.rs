@@ -3,7 +3,7 @@
 use super::client::{Socket, Spdy, attach_url, code_of, exec_url, script_url};
 use super::{ALL, V4, V5};
 use crate::handlers::{node_with, up};
-use crate::harness::{Ctr, Node, eventually, secs};
+use crate::harness::{Ctr, Node, eventually, secs, with_each_handler};
 
 /// Whether a process runs in the container, asked inside: some runtimes' processes are not to be seen from outside.
 async fn inside(node: &Node, ctr: &Ctr, command: &str) -> bool {
@@ -74,24 +74,4 @@ async fn attach(handler: &str) {
     node.finish().await;
 }
 
-macro_rules! with_each_handler {
-    ($($handler:ident),*) => {
-        $(mod $handler {
-            const NAME: &str = stringify!($handler);
-            #[tokio::test]
-            async fn exec() {
-                super::exec(NAME).await;
-            }
-            #[tokio::test]
-            async fn leaves() {
-                super::leaves(NAME).await;
-            }
-            #[tokio::test]
-            async fn attach() {
-                super::attach(NAME).await;
-            }
-        })*
-    };
-}
-
-with_each_handler!(youki, runc, crun, runsc);
+with_each_handler!({ exec, leaves, attach }: youki, runc, crun, runsc);

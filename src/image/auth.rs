@@ -2,10 +2,6 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-
-use super::error::ImageError;
 use super::reference::DEFAULT_HOST;
 
 /// Credentials as the CRI gives them. They go to [`Auth::server_address`]'s host, or to the image's own
@@ -31,23 +27,6 @@ impl fmt::Debug for Auth {
 }
 
 impl Auth {
-    /// Fills user name and password from the CRI's `auth` field (base64 of `user:password`) unless they are given.
-    pub fn with_encoded(mut self, encoded: &str) -> Result<Self, ImageError> {
-        if encoded.is_empty() || !self.username.is_empty() || !self.identity_token.is_empty() {
-            return Ok(self);
-        }
-        let bad = |reason| ImageError::Auth { reason };
-        let raw = STANDARD
-            .decode(encoded.trim())
-            .or_else(|_| STANDARD_NO_PAD.decode(encoded.trim()))
-            .map_err(|_| bad("the auth field is not base64"))?;
-        let text = String::from_utf8(raw).map_err(|_| bad("the auth field is not text"))?;
-        let (user, password) = text.split_once(':').ok_or(bad("the auth field is not user:password"))?;
-        self.username = user.to_owned();
-        self.password = password.trim_end_matches('\0').to_owned();
-        Ok(self)
-    }
-
     /// Whether there is anything to send.
     pub fn is_empty(&self) -> bool {
         self.username.is_empty() && self.identity_token.is_empty() && self.registry_token.is_empty()
@@ -173,17 +152,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_challenges(header), want, "{header}");
-        }
-    }
-
-    #[test]
-    fn the_auth_field_is_decoded() {
-        let auth = Auth::default().with_encoded(&STANDARD.encode("user:pa:ss\0\0")).unwrap();
-        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("user", "pa:ss"));
-        let given = Auth { username: "u".into(), ..Auth::default() };
-        assert_eq!(given.clone().with_encoded("!!").unwrap(), given, "explicit fields win");
-        for bad in ["!!", &STANDARD.encode("nocolon"), &STANDARD.encode([0xff, b':'])] {
-            assert!(Auth::default().with_encoded(bad).is_err(), "{bad}");
         }
     }
 

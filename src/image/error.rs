@@ -24,12 +24,6 @@ pub enum ImageError {
         /// As given.
         value: String,
     },
-    /// The credentials in the request cannot be used.
-    #[error("invalid credentials: {reason}")]
-    Auth {
-        /// Why; never the secret itself.
-        reason: &'static str,
-    },
     /// The registries answer that there is no such thing.
     #[error("{what} not found: {reason}")]
     NotFound {
@@ -154,7 +148,7 @@ impl From<StoreError> for ImageError {
 impl HasKind for ImageError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Reference { .. } | Self::Auth { .. } | Self::Ambiguous { .. } => ErrorKind::InvalidArgument,
+            Self::Reference { .. } | Self::Ambiguous { .. } => ErrorKind::InvalidArgument,
             Self::NotFound { .. } | Self::Platform { .. } => ErrorKind::NotFound,
             Self::Unauthenticated { .. } => ErrorKind::Unauthenticated,
             Self::Forbidden { .. } => ErrorKind::PermissionDenied,

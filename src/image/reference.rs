@@ -102,14 +102,6 @@ impl Reference {
     pub fn version(&self) -> &Version {
         &self.version
     }
-
-    /// What stands in a manifest URL.
-    pub fn version_text(&self) -> String {
-        match &self.version {
-            Version::Tag(tag) => tag.clone(),
-            Version::Digest(digest) => digest.to_string(),
-        }
-    }
 }
 
 impl fmt::Display for Reference {

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Gid, MemfdFlags, Mode, OFlags, SealFlags, Uid};
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -18,7 +18,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFl
 
 use crate::sys::fork::{self, Child};
 use crate::sys::lsm::Attributes;
-use crate::sys::{mounts, netns, seccomp};
+use crate::sys::{mounts, netns, process, seccomp};
 use crate::types::ErrorKind;
 use crate::wire::{Failure, IdMaps, PauseSpec};
 
@@ -105,9 +105,8 @@ pub fn start(spec: &PauseSpec, dir: &Path) -> Step<(Child, OwnedFd)> {
 /// What a child in a new user namespace cannot do for itself.
 fn raise(spec: &PauseSpec, maps: &IdMaps, pid: i32) -> Step<()> {
     for (name, map) in [("uid_map", &maps.uids), ("gid_map", &maps.gids)] {
-        let text: String =
-            map.iter().map(|(inside, outside, length)| format!("{inside} {outside} {length}\n")).collect();
-        during("mapping ids by", name, write_existing(Path::new(&format!("/proc/{pid}/{name}")), &text))?;
+        let file = PathBuf::from(format!("/proc/{pid}/{name}"));
+        during("mapping ids by", name, write_existing(&file, &IdMaps::text(map)))?;
     }
     set_oom_score(&pid.to_string(), spec.oom_score_adj)?;
     match &spec.netns {
@@ -159,7 +158,7 @@ fn become_pause(
     }
     if new_user {
         // No path of the host's that is root's alone can be reached from here on.
-        during("becoming the user namespace's root", "", become_root())?;
+        during("becoming the user namespace's root", "", process::take_ids(0, 0, &[]))?;
     }
     for (name, value, file) in sysctls {
         during("setting sysctl", name, write_existing(&file, value))?;
@@ -195,13 +194,6 @@ fn set_labels(spec: &PauseSpec) -> Step<()> {
         during("setting the AppArmor profile", profile, attributes.set_apparmor(profile))?;
     }
     Ok(())
-}
-
-/// Root of a user namespace that was just made, whose first process is of the namespace around it still.
-fn become_root() -> rustix::io::Result<()> {
-    rustix::thread::set_thread_groups(&[])?;
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
 }
 
 /// A root of this process's own: read-only, and nothing of the host behind it. It is empty, but where there is an
@@ -261,11 +253,8 @@ fn confine(spec: &PauseSpec, filter: Option<&[u8]>) -> Step<()> {
             Err(error) => return during("dropping capabilities", "", Err(error)),
         }
     }
-    let groups: Vec<Gid> = spec.groups.iter().map(|id| Gid::from_raw(*id)).collect();
-    during("setting groups", "", rustix::thread::set_thread_groups(&groups))?;
-    let (uid, gid) = (Uid::from_raw(spec.user.0), Gid::from_raw(spec.user.1));
-    during("setting the group", "", rustix::thread::set_thread_res_gid(gid, gid, gid))?;
-    during("setting the user", "", rustix::thread::set_thread_res_uid(uid, uid, uid))?;
+    let taken = process::take_ids(spec.user.0, spec.user.1, &spec.groups);
+    during("taking the ids of user", spec.user.0.to_string(), taken)?;
     during("dropping ambient capabilities", "", rustix::thread::clear_ambient_capability_set())?;
     let none = CapabilitySet::empty();
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -279,14 +268,10 @@ fn confine(spec: &PauseSpec, filter: Option<&[u8]>) -> Step<()> {
     if labelled { Ok(()) } else { load() }
 }
 
-/// Lowering the score takes CAP_SYS_RESOURCE; a pause that is somewhat likelier to be killed is no reason to fail.
-fn set_oom_score(process: &str, score: i32) -> Step<()> {
-    match fs::write(format!("/proc/{process}/oom_score_adj"), score.to_string()) {
-        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
-            during("setting oom_score_adj", score.to_string(), Err(error))
-        }
-        _ => Ok(()),
-    }
+/// A pause that is somewhat likelier to be killed is no reason to fail.
+fn set_oom_score(pid: &str, score: i32) -> Step<()> {
+    let set = process::set_oom_score_adj(pid, score.into());
+    during("setting oom_score_adj", score.to_string(), set.map(drop))
 }
 
 fn write_existing(file: &Path, text: &str) -> io::Result<()> {

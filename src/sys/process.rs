@@ -1,9 +1,11 @@
 //! Signalling and reaping processes, and what is known of them. How they are made: [`super::fork`].
 #![expect(unsafe_code, reason = "raw signal numbers, waitid and malloc_trim have no safe form anywhere")]
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
@@ -11,6 +13,25 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Takes these ids for this thread, as its user namespace numbers them: real, effective and saved. Capabilities go when
+/// root goes, unless they are kept.
+pub fn take_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&groups)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
+}
+
+/// Sets oom_score_adj (-1000 to 1000) of a process, which is a pid or `self`. `Ok(false)`: it may not go so low, which
+/// takes CAP_SYS_RESOURCE.
+pub fn set_oom_score_adj(process: &str, value: i64) -> io::Result<bool> {
+    match fs::write(format!("/proc/{process}/oom_score_adj"), value.to_string()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        written => written.map(|()| true),
+    }
 }
 
 /// Sends signal `number` (1 to 64). `Ok(false)`: the process is gone.

@@ -48,18 +48,42 @@ pub fn decode<T: DeserializeOwned>(buffer: &[u8]) -> Result<Option<(T, usize)>, 
 
 /// Bytes as base64 text.
 pub mod base64_bytes {
-    use super::{Deserialize, Deserializer, Serializer};
+    use super::{Deserialize, Deserializer, Serialize, Serializer};
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
+    use serde_json::value::RawValue;
 
-    /// To text.
+    /// To text, which is copied as it is: there may be megabytes of it, and nothing in it to be escaped.
     pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(bytes))
+        let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4 + 2);
+        text.push('"');
+        STANDARD.encode_string(bytes, &mut text);
+        text.push('"');
+        RawValue::from_string(text).map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 
     /// From text.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         STANDARD.decode(text.as_bytes()).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Bytes(#[serde(with = "base64_bytes")] Vec<u8>);
+
+    #[test]
+    fn bytes_come_back_and_are_plain_text_between() {
+        for length in [0, 1, 2, 3, 4, 1000] {
+            let bytes = Bytes((0..length).map(|n| (n * 7) as u8).collect());
+            let frame = encode(&bytes).unwrap();
+            assert_eq!(decode::<Bytes>(&frame).unwrap().unwrap(), (bytes, frame.len()));
+        }
+        assert_eq!(encode(&Bytes(vec![0xfb, 0xff, b'"'])).unwrap(), b"\x06\0\0\0\"+/8i\"");
+        assert_eq!(serde_json::to_value(Bytes(vec![1])).unwrap(), "AQ==");
     }
 }

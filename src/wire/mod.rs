@@ -318,6 +318,11 @@ impl IdMaps {
     pub fn root(&self) -> (u32, u32) {
         (self.uid(0).unwrap_or(0), self.gid(0).unwrap_or(0))
     }
+
+    /// What uid_map or gid_map of a process is to hold, for one of the two lists.
+    pub fn text(map: &[(u32, u32, u32)]) -> String {
+        map.iter().map(|(inside, outside, length)| format!("{inside} {outside} {length}\n")).collect()
+    }
 }
 
 fn on_host(maps: &[(u32, u32, u32)], inside: u32) -> Option<u32> {

@@ -123,6 +123,9 @@ mod tests {
         let got = auth(config(|a| (a.username, a.auth) = ("bob".into(), "rubbish".into()))).unwrap().unwrap();
         assert_eq!(got.username, "bob");
         assert!(auth(config(|a| a.registry_token = "t".into())).unwrap().is_some());
+        for bad in ["!!", &STANDARD.encode("nocolon"), &STANDARD.encode([0xff, b':'])] {
+            assert_eq!(auth(config(|a| a.auth = bad.into())).map(drop).unwrap_err().field, "auth.auth", "{bad}");
+        }
     }
 
     #[test]

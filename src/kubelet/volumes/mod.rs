@@ -178,23 +178,8 @@ pub fn container_mounts(
     Ok(mounts)
 }
 
-/// Unmounts and deletes all that [`prepare`] and [`container_mounts`] made. Logs stay.
-///
-/// # Errors
-/// Something cannot be unmounted or deleted; nothing below a mount is ever deleted.
-pub fn remove(job: &PodJob, dirs: &Dirs) -> Result<(), VolumeError> {
-    remove_tree(&dirs.pod(job))
-}
-
-/// Deletes the pod's logs.
-///
-/// # Errors
-/// Something cannot be deleted.
-pub fn remove_logs(job: &PodJob, dirs: &Dirs) -> Result<(), VolumeError> {
-    remove_tree(&dirs.pod_logs(job))
-}
-
-/// Unmounts all below a folder of the driver, then deletes it. Fine if it is not there.
+/// Unmounts all below a folder of the driver, as [`prepare`] and [`container_mounts`] fill it, then deletes it; nothing
+/// below a mount is ever deleted. Fine if it is not there.
 ///
 /// # Errors
 /// Something cannot be unmounted or deleted.

@@ -96,10 +96,10 @@ fn volumes_are_made_kept_and_removed() {
     assert_eq!(targets, ["/e", "/etc/hosts", "/dev/termination-log"]);
     assert_eq!(mode(Path::new(&mounts[2].host_path)), 0o666);
 
-    remove(&job, &dirs).unwrap();
-    remove(&job, &dirs).unwrap();
+    remove_tree(&dirs.pod(&job)).unwrap();
+    remove_tree(&dirs.pod(&job)).unwrap();
     assert!(!dirs.pod(&job).exists());
-    remove_logs(&job, &dirs).unwrap();
+    remove_tree(&dirs.pod_logs(&job)).unwrap();
     assert!(!dirs.pod_logs(&job).exists());
 }
 
@@ -140,7 +140,7 @@ fn memory_volumes_are_mounts_and_go_away() {
     assert_eq!(fs::metadata(volumes.join("m")).unwrap().gid(), 1234);
     assert_eq!(mode(&volumes.join("s/key")), 0o644);
     prepare(&job, &node(), &dirs).unwrap();
-    remove(&job, &dirs).unwrap();
+    remove_tree(&dirs.pod(&job)).unwrap();
     assert!(!dirs.pod(&job).exists());
 }
 

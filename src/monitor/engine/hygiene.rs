@@ -8,7 +8,7 @@ use rustix::fs::Mode;
 
 use super::attempt;
 use crate::sys::lsm::Attributes;
-use crate::sys::{caps, fork};
+use crate::sys::{caps, fork, process};
 use crate::wire::Failure;
 
 /// Drops supplementary groups, umask and session keyring, and takes `oom_score_adj`. The helper
@@ -23,21 +23,13 @@ pub(super) fn shed(oom_score_adj: i64, label: Option<&str>) -> Result<(), Failur
         attempt(set, || format!("setting the label {label:?} for keyrings"))?;
     }
     attempt(fork::fresh_session_keyring(), || "a fresh session keyring".to_owned())?;
-    if let Err(error) = set_oom_score_adj(oom_score_adj) {
-        if error.kind() != io::ErrorKind::PermissionDenied {
-            return attempt(Err(error), || format!("setting oom_score_adj to {oom_score_adj}"));
-        }
+    let what = || format!("setting oom_score_adj to {oom_score_adj}");
+    if attempt(own_oom_score_adj(), what)? != oom_score_adj
+        && !attempt(process::set_oom_score_adj("self", oom_score_adj), what)?
+    {
         tracing::warn!(oom_score_adj, "not permitted to lower oom_score_adj; the container keeps the monitor's");
     }
     Ok(())
-}
-
-fn set_oom_score_adj(value: i64) -> io::Result<()> {
-    const PATH: &str = "/proc/self/oom_score_adj";
-    if own_oom_score_adj()? == value {
-        return Ok(());
-    }
-    fs::write(PATH, value.to_string())
 }
 
 /// This process's oom_score_adj.

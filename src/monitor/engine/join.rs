@@ -18,7 +18,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -204,7 +204,7 @@ fn differs(proc: &Path, name: &str) -> io::Result<bool> {
 struct Identity {
     uid: u32,
     gid: u32,
-    groups: Vec<Gid>,
+    groups: Vec<u32>,
     umask: Option<Mode>,
     limits: Vec<(Resource, Rlimit)>,
 }
@@ -249,7 +249,7 @@ impl Identity {
         Ok(Self {
             uid: user.uid,
             gid: user.gid,
-            groups: user.additional_gids.unwrap_or_default().into_iter().map(Gid::from_raw).collect(),
+            groups: user.additional_gids.unwrap_or_default(),
             umask: user.umask.map(|mask| Mode::from_raw_mode(mask & 0o777)),
             limits: rlimits.unwrap_or_default().into_iter().map(limit).collect::<Result<_, _>>()?,
         })

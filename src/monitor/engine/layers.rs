@@ -40,7 +40,7 @@ impl Mounter {
         if let Some((_, known)) = self.namespaces.borrow().iter().find(|(known, _)| known == maps) {
             return Ok(known.clone());
         }
-        let made = mounts::user_namespace(&map_text(&maps.uids), &map_text(&maps.gids));
+        let made = mounts::user_namespace(&IdMaps::text(&maps.uids), &IdMaps::text(&maps.gids));
         let made = Rc::new(attempt(made, || format!("a user namespace with {maps:?}"))?);
         self.namespaces.borrow_mut().push((maps.clone(), made.clone()));
         Ok(made)
@@ -158,9 +158,4 @@ fn layer(folder: &Path, namespace: Option<&OwnedFd>) -> io::Result<OwnedFd> {
         mounts::set_tree_idmap(&tree, namespace)?;
     }
     Ok(tree)
-}
-
-/// The kernel's form of a mapping: inside, outside, length.
-fn map_text(map: &[(u32, u32, u32)]) -> String {
-    map.iter().map(|(inside, outside, length)| format!("{inside} {outside} {length}\n")).collect()
 }

@@ -9,12 +9,12 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Mode, OFlags, Uid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use serde_json::{Value, json};
 
 use super::{attempt, failure};
-use crate::sys::{caps, fork};
+use crate::sys::{caps, fork, process};
 use crate::types::ErrorKind;
 use crate::wire::{Failure, IdMaps};
 
@@ -93,18 +93,14 @@ impl Joining {
         let mut own = UnshareFlags::NEWNS;
         own.set(UnshareFlags::NEWCGROUP, *cgroup);
         fork::unshare(own)?;
-        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-        assume(*uid, *gid, &groups)
+        assume(*uid, *gid, groups)
     }
 }
 
 /// Takes these ids, as this user namespace numbers them. All capabilities stay.
-pub(super) fn assume(uid: u32, gid: u32, groups: &[Gid]) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+pub(super) fn assume(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     rustix::thread::set_keep_capabilities(true)?;
-    rustix::thread::set_thread_groups(groups)?;
-    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    process::take_ids(uid, gid, groups)?;
     rustix::thread::set_keep_capabilities(false)?;
     let all = caps::permitted()?;
     caps::set(all, all, 0)

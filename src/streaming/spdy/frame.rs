@@ -77,8 +77,6 @@ pub struct ResetStatus(pub u32);
 impl ResetStatus {
     /// The peer broke the protocol on this stream.
     pub const PROTOCOL_ERROR: ResetStatus = ResetStatus(1);
-    /// There is no such stream.
-    pub const INVALID_STREAM: ResetStatus = ResetStatus(2);
     /// The stream was not taken, and nothing was done about it.
     pub const REFUSED_STREAM: ResetStatus = ResetStatus(3);
     /// The sender lost interest.
