@@ -212,6 +212,61 @@ async fn container_requests() {
     node.finish().await;
 }
 
+/// Only what is in the container tells that these cannot be.
+async fn contradictions(handler: &str) {
+    let Some(node) = crate::handlers::node_with(handler).await else { return };
+    let pod = crate::handlers::up(&node, handler, "contradictions").await;
+    let volume = node.dir().join("volume");
+    fs::create_dir_all(volume.join("folder")).unwrap();
+    fs::write(volume.join("file"), "x").unwrap();
+    let (folder, file) = (volume.join("folder"), volume.join("file"));
+    let (folder, file) = (folder.to_str().unwrap(), file.to_str().unwrap());
+    let on = |source: &str, path: &str| vec![specs::bind(source, path)];
+    let in_volume = |path: &str| vec![specs::bind(&volume, "/v"), specs::bind(folder, path)];
+    let mut cases: Vec<(&str, &str, &str, Vec<Mount>)> = vec![
+        ("working_dir", "/etc/passwd", "/etc/passwd", vec![]),
+        ("working_dir", "/etc/passwd/x", "/etc/passwd/x", vec![]),
+        ("working_dir", "/v/file", "/v/file", vec![specs::bind(&volume, "/v")]),
+        ("config.mounts", "/etc/passwd", "", on(folder, "/etc/passwd")),
+        ("config.mounts", "/bin", "", on(file, "/bin")),
+        ("config.mounts", "/etc/passwd/x", "", on(folder, "/etc/passwd/x")),
+        ("config.mounts", "/etc/passwd/x", "", on(file, "/etc/passwd/x")),
+        ("config.mounts", "/v/file", "", in_volume("/v/file")),
+        ("config.mounts", "/proc/meminfo", "", on(folder, "/proc/meminfo")),
+    ];
+    if handler == "youki" {
+        // runc puts the folder there, and goes on.
+        cases.push(("config.mounts", "/dev/null", "", on(folder, "/dev/null")));
+    }
+    for (number, (field, value, working_dir, mounts)) in cases.into_iter().enumerate() {
+        let mut config = node.sleeper(&format!("c{number}"));
+        (config.working_dir, config.mounts) = (working_dir.to_owned(), mounts);
+        let answer = match node.try_create(&pod, config).await {
+            Err(status) => Err(status),
+            Ok(ctr) => node.try_start(&ctr).await,
+        };
+        println!("{number} {field} {value}: {answer:?}");
+        refused(answer, Code::InvalidArgument, &[field, value]);
+    }
+    // What goes together does so still.
+    let mut config = node.sh("fine", "cat /etc/passwd /v/folder/new; pwd");
+    config.mounts =
+        vec![specs::bind(file, "/etc/passwd"), specs::bind(&volume, "/v"), specs::bind(file, "/v/folder/new")];
+    config.working_dir = "/v/folder".into();
+    assert_eq!(node.outcome(&pod, config).await, (0, "xx/v/folder\n".to_owned()));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn mounts_and_folders_that_cannot_be() {
+    contradictions("youki").await;
+}
+
+#[tokio::test]
+async fn mounts_and_folders_that_cannot_be_with_runc() {
+    contradictions("runc").await;
+}
+
 /// The log folder holds a link that leads away: the log is not written through it.
 #[tokio::test]
 async fn a_log_path_that_escapes_by_a_link() {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use podwright::proto::*;
 use tonic::Code;
 
-use crate::harness::{Node, Setup, specs};
+use crate::harness::wait::eventually;
+use crate::harness::{Node, Setup, secs, specs};
 
 async fn node_with(extra: &str) -> (Node, PathBuf, PathBuf) {
     // The folders are the test's own; the node's name is not known before it is made.
@@ -106,6 +107,39 @@ async fn files_may_come_and_go_and_be_bad() {
     config.annotations = [("cdi.k8s.io/y".to_owned(), "nonsense".to_owned())].into();
     let wrong = node.try_create(&pod, config).await.unwrap_err();
     assert!(wrong.code() == Code::InvalidArgument && wrong.message().contains("cdi.k8s.io/y"), "{wrong}");
+    end(node, &low).await;
+}
+
+#[tokio::test]
+async fn a_broken_file_is_told_when_it_comes() {
+    let (node, low, high) = node_with("").await;
+    let told = async |path: &Path| {
+        let wanted = format!("{}", path.display());
+        eventually(secs(10), "the log tells of it", async || {
+            let log = node.daemon_log();
+            let line = log.lines().any(|line| line.contains("cdi file cannot be used") && line.contains(&wanted));
+            if line { Ok(()) } else { Err(log) }
+        })
+        .await;
+        let answer = node.cri().runtime().status(StatusRequest { verbose: true }).await.unwrap().into_inner();
+        let info: serde_json::Value = serde_json::from_str(&answer.info["cdi"]).unwrap();
+        assert!(info["problems"][&wanted].is_string(), "{info}");
+    };
+    let bad = low.join("bad.yaml");
+    fs::write(&bad, "{{{").unwrap();
+    told(&bad).await;
+    // In a folder that was not there.
+    fs::create_dir_all(&high).unwrap();
+    fs::rename(&bad, high.join("moved.json")).unwrap();
+    told(&high.join("moved.json")).await;
+    let config = node.dir().join("config.toml");
+    let out = std::process::Command::new(crate::harness::daemon::program())
+        .args(["check", "--config", config.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let line = said.lines().find(|line| line.contains("moved.json")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.starts_with("warn cdi") && line.contains("cure"), "{line}");
     end(node, &low).await;
 }
 

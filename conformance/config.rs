@@ -32,8 +32,30 @@ fn the_default_configuration_is_valid_and_whole() {
     assert!(!text.parse::<toml::Table>().unwrap().is_empty());
     let file = folder.path().join("config.toml");
     fs::write(&file, &text).unwrap();
-    let out = podwright(&["config", "check", file.to_str().unwrap()]);
+    let out = podwright(&["config", "check", "--config", file.to_str().unwrap()]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn check_and_dump_name_the_file_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, bad) = (folder.path().join("good.toml"), folder.path().join("bad.toml"));
+    fs::write(&good, "[server]\naddress = \"/run/mine.sock\"\n").unwrap();
+    fs::write(&bad, "[server]\nadress = \"/run/mine.sock\"\n").unwrap();
+    let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
+    let said = |args: &[&str]| {
+        let out = podwright(args);
+        let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        (out.status.success(), format!("{text}{errors}"))
+    };
+    for verb in ["check", "dump"] {
+        let (fine, text) = said(&["config", verb, "--config", good]);
+        assert!(fine && text.contains(if verb == "check" { good } else { "/run/mine.sock" }), "{text}");
+        assert_eq!(said(&["config", verb, good]), (fine, text), "the file alone means the same");
+        let (fine, text) = said(&["config", verb, "--config", bad]);
+        assert!(!fine && text.contains(bad) && text.contains("server.adress"), "{text}");
+        assert!(!said(&["config", verb, "--config", good, good]).0, "one of the two");
+    }
 }
 
 #[test]

@@ -171,16 +171,29 @@ async fn an_unknown_handler_is_named() {
 }
 
 #[tokio::test]
-async fn a_handler_whose_program_is_missing() {
-    let handlers = vec![("gone.toml".to_owned(), "kind = \"oci\"\nbinary = \"/no/such/runtime\"\n".to_owned())];
+async fn a_handler_whose_program_is_missing_takes_no_pods() {
+    let handler = |name: &str, binary: &str| (name.to_owned(), format!("kind = \"oci\"\nbinary = {binary:?}\n"));
+    let handlers = vec![handler("gone.toml", "/no/such/runtime"), handler("text.toml", "/proc/version")];
     let mut node = Node::prepare(&Setup { handlers, ..Setup::default() });
     node.start_daemon().await;
-    node.pull(BUSYBOX).await;
-    let answer = match node.run_pod(node.pod("gone"), "gone").await {
-        Err(status) => Err(status),
-        Ok(pod) => node.try_create(&pod, node.sleeper("c")).await.map(drop),
-    };
-    let status = answer.unwrap_err();
-    assert!(status.message().contains("/no/such/runtime"), "{status}");
+    for (handler, binary) in [("gone", "/no/such/runtime"), ("text", "/proc/version")] {
+        let status = node.run_pod(node.pod(handler), handler).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
+        let named = |text: &str| text.contains(&format!("handler {handler:?}")) && text.contains(binary);
+        assert!(named(status.message()), "{status}");
+        assert!(
+            node.daemon_log().lines().any(|line| line.contains("WARN") && named(&line.replace('\\', ""))),
+            "told at start"
+        );
+    }
+    assert_eq!(node.pods(PodSandboxFilter::default()).await, []);
+    let answer = node.cri().runtime().status(StatusRequest { verbose: true }).await.unwrap().into_inner();
+    let told: serde_json::Value = serde_json::from_str(&answer.info["runtimeHandlers"]).unwrap();
+    let problem =
+        |name: &str| told.as_array().unwrap().iter().find(|it| it["name"] == name).unwrap()["problem"].clone();
+    assert!(problem("gone").as_str().unwrap().contains("/no/such/runtime"), "{told}");
+    assert!(problem("youki").is_null(), "{told}");
+    // Nothing is in the way of a pod of that name once there is a program that makes it.
+    node.up(node.pod("gone")).await;
     node.finish().await;
 }

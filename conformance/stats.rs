@@ -167,6 +167,44 @@ async fn a_sandboxs_numbers_are_its_cgroups_and_its_interfaces() {
 }
 
 #[tokio::test]
+async fn a_sandbox_without_a_cgroup_of_its_own_is_the_sum_of_its_parts() {
+    let node = Node::ready().await;
+    let mut pods = Vec::new();
+    for name in ["one", "two"] {
+        let mut config = node.pod(name);
+        config.linux.get_or_insert_default().cgroup_parent.clear();
+        let pod = node.up(config).await;
+        let script = "head -c 8000000 /dev/zero >/dev/shm/x; sleep 3600 & echo up; wait";
+        let ctr = node.launch(&pod, node.sh("c", script)).await;
+        node.logged(&ctr, "up").await;
+        pods.push((pod, ctr));
+    }
+    let (pod, ctr) = &pods[0];
+    let second = node.launch(pod, node.sh("second", "sleep 3600 & echo up; wait")).await;
+    node.logged(&second, "up").await;
+    let linux = pod_stats(&node, &pod.id).await.linux.unwrap();
+    // Pause, a shell and its sleep twice; the other pod's, below the same parent, are not among them.
+    assert_eq!(linux.process.unwrap().process_count.unwrap().value, 5);
+    let (mut memory, mut cpu) = (0, 0);
+    for part in [ctr, &second] {
+        let part = one(&node, part).await;
+        memory += part.memory.unwrap().usage_bytes.unwrap().value;
+        cpu += part.cpu.unwrap().usage_core_nano_seconds.unwrap().value;
+    }
+    assert!(memory > 8_000_000, "{memory}");
+    let told = linux.memory.unwrap();
+    near("memory", told.usage_bytes, memory, 1 << 20);
+    assert!(told.working_set_bytes.unwrap().value > 8_000_000);
+    assert!(linux.cpu.unwrap().usage_core_nano_seconds.unwrap().value > cpu / 2);
+    assert_eq!(linux.containers.len(), 2);
+
+    node.stop_container(&second.id, 0).await.unwrap();
+    let linux = pod_stats(&node, &pod.id).await.linux.unwrap();
+    assert_eq!((linux.process.unwrap().process_count.unwrap().value, linux.containers.len()), (3, 1));
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn lists_of_usage_are_filtered() {
     let node = Node::ready().await;
     let mut config = node.host_pod("one");

@@ -506,6 +506,14 @@ async fn what_is_refused() {
         "userns_options",
     )
     .await;
+    let node_mode = UserNamespace { mode: NamespaceMode::Node as i32, ..Default::default() };
+    refused(
+        &|config| {
+            specs::security(config).namespace_options.as_mut().unwrap().userns_options = Some(node_mode.clone());
+        },
+        "NODE",
+    )
+    .await;
     refused(&|config| config.mounts = vec![Mount { propagation: 2, ..specs::bind("/tmp", "/v") }], "propagation").await;
     let (one, two) = (mapping(1000), mapping(1000));
     refused(

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cdi;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config, ExpediteRcu, UnsetProfile};
 use crate::cri::{Features, HandlerInfo, Services};
@@ -51,6 +52,8 @@ pub struct App {
     pub network: Network,
     /// Runtime handlers.
     pub handlers: Handlers,
+    /// Devices by name.
+    pub cdi: cdi::Registry,
     /// cgroup set-up.
     pub cgroups: Cgroups,
     /// Security modules of the kernel.
@@ -76,6 +79,9 @@ impl App {
         let network = Network::new(network_settings(&config)).map_err(failed("network"))?;
         let mut handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler)
             .map_err(failed("handlers"))?;
+        for problem in handlers.iter().filter_map(|handler| handler.program().err()) {
+            tracing::warn!(error = chain(&problem), "pods with this runtime handler are refused");
+        }
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
         let launcher = Launcher::new(config.paths.monitor_program(&own));
@@ -86,6 +92,8 @@ impl App {
         }
         let has_user_namespaces = user_namespaces.is_ok();
         let lsm = Arc::new(Lsm::start(&lsm_settings(&config), &state).await);
+        let cdi = cdi_registry(&config);
+        cdi.watch();
         let context = Context {
             lsm: lsm.clone(),
             boot_id: boot_id()?,
@@ -94,7 +102,7 @@ impl App {
             images: images.clone(),
             network: network.clone(),
             handlers: handlers.clone(),
-            cdi: crate::cdi::Registry::new(config.cdi.enabled, config.cdi.dirs.clone()),
+            cdi: cdi.clone(),
             seccomp: SeccompCompiler::new(state.join("seccomp")),
             launcher,
             user_namespaces,
@@ -106,7 +114,7 @@ impl App {
         let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
         // Only now do all containers hold their layers again.
         images.collect_garbage();
-        Ok(Self { pods, images, network, handlers, cgroups, lsm, has_user_namespaces, config })
+        Ok(Self { pods, images, network, handlers, cdi, cgroups, lsm, has_user_namespaces, config })
     }
 }
 
@@ -118,7 +126,7 @@ impl App {
         let mut handlers: Vec<_> = self.handlers.iter().collect();
         handlers.sort_by_key(|handler| (handler.name != default, &handler.name));
         let handlers = handlers.into_iter().map(|handler| HandlerInfo {
-            name: handler.name.clone(),
+            handler: handler.clone(),
             recursive_read_only_mounts: handler.makes_recursive_read_only_mounts(),
             user_namespaces: self.has_user_namespaces && handler.takes_user_namespaces().is_ok(),
         });
@@ -127,6 +135,7 @@ impl App {
             images: self.images.clone(),
             network: self.network.clone(),
             handlers: handlers.collect(),
+            cdi: self.cdi.clone(),
             cgroups: self.cgroups.clone(),
             stats: Arc::default(),
             lsm: self.lsm.clone(),
@@ -167,6 +176,11 @@ fn image_settings(config: &Config) -> image::Settings {
         pull_progress_timeout: config.image.progress_timeout,
         ..image::Settings::new(&config.paths.root)
     }
+}
+
+/// The registry of devices by name, not watched yet.
+pub fn cdi_registry(config: &Config) -> cdi::Registry {
+    cdi::Registry::new(config.cdi.enabled, config.cdi.dirs.clone())
 }
 
 /// The network's part of the configuration.

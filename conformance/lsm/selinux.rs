@@ -78,7 +78,9 @@ async fn a_pod_has_a_level_of_its_own_everywhere() {
     }
     let mut node = node().await;
     let pod = node.up(node.pod("first")).await;
-    let (one, two) = (up(&node, &pod, node.sleeper("one")).await, up(&node, &pod, node.sleeper("two")).await);
+    let mut config = node.sleeper("one");
+    specs::security(&mut config).masked_paths = vec!["/sys/firmware".into(), "/proc/timer_list".into()];
+    let (one, two) = (up(&node, &pod, config).await, up(&node, &pod, node.sleeper("two")).await);
     let init = current(node.pid_in(&one.id, "sh"));
     let own = level(&init);
     assert!(kind(&init) == "container_t" && is_pair(&own), "{init}");
@@ -90,9 +92,12 @@ async fn a_pod_has_a_level_of_its_own_everywhere() {
     // Files and mounts.
     let root = format!("/proc/{}/root", node.pid_in(&one.id, "sh"));
     let file = init.replace("system_r:container_t", "object_r:container_file_t");
-    for path in ["/bin/sh", "/dev", "/dev/null", "/dev/shm", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname"] {
+    let labelled = ["/bin/sh", "/dev", "/dev/null", "/dev/shm", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname"];
+    // What libcontainer mounts without one: the pod's message queues, and the folder over a masked one.
+    for path in labelled.into_iter().chain(["/dev/mqueue", "/sys/firmware"]) {
         assert_eq!(label(format!("{root}{path}")), file, "{path}");
     }
+    assert_eq!(node.exec(&one, &["sh", "-c", "ls -A /sys/firmware; touch /sys/firmware/x || true"]).await, "");
     node.exec(&one, &["sh", "-c", "echo x > /new && echo y > /dev/shm/new && cat /etc/hosts > /dev/null"]).await;
     assert_eq!(label(format!("{root}/new")), file);
     let mounts = node.exec(&one, &["cat", "/proc/self/mountinfo"]).await;

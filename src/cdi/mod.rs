@@ -1,8 +1,8 @@
 //! Container Device Interface: devices that vendors describe in files, named `vendor/class=name`.
 //!
-//! Nothing is read before a container asks for such a device, and then only files that are new or
-//! have changed: each look-up lists the folders and compares inode, size and times. So a node without
-//! such devices pays nothing, and there is no watch that could miss a change. Parsing and checking of
+//! The folders are watched, so that a file is read when it comes, and one that cannot be used is told
+//! then and not when somebody waits for its device. No answer depends on the watch: each look-up lists
+//! the folders and reads what is new or has changed, by inode, size and times. Parsing and checking of
 //! one file is the container-device-interface crate's; its own cache is not used, since one bad file
 //! would hide all good ones, and it keeps devices that two files define alike.
 
@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 
 use container_device_interface::annotations::parse_annotations;
 use container_device_interface::spec::{Spec, read_spec};
 use serde_json::Value;
 
+use crate::sys::watch::Watch;
 use crate::types::{ErrorKind, HasKind};
 
 /// Prefix of annotations whose values name devices, separated by commas.
@@ -24,6 +26,8 @@ pub const ANNOTATION: &str = "cdi.k8s.io/";
 const MAX_FILE: u64 = 4 << 20;
 /// Most files of a folder.
 const MAX_FILES: usize = 1024;
+/// Age, seconds, from which on a file's times tell whether it changed since it was read.
+const SETTLED: u64 = 2;
 /// Bad files that an error names.
 const MAX_NAMED: usize = 3;
 
@@ -67,18 +71,34 @@ impl HasKind for CdiError {
     }
 }
 
-/// What is known of the folders' files.
+/// What is known of the folders' files. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Registry(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Registry {
+struct Shared {
     enabled: bool,
     /// Later ones override earlier ones.
     folders: Vec<PathBuf>,
     files: Mutex<BTreeMap<PathBuf, File>>,
 }
 
+/// What the folders hold, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Inspection {
+    /// Where files are looked for; none if CDI is disabled.
+    pub dirs: Vec<PathBuf>,
+    /// Files that define devices.
+    pub files: Vec<PathBuf>,
+    /// Files that cannot be used, and why.
+    pub problems: BTreeMap<PathBuf, String>,
+}
+
 #[derive(Debug, Clone)]
 struct File {
     stamp: Stamp,
+    /// It had not changed for so long when it was read that another change would show in its times.
+    settled: bool,
     /// Index of its folder.
     priority: usize,
     spec: Result<Arc<Spec>, String>,
@@ -96,7 +116,32 @@ struct Stamp {
 impl Registry {
     /// Reads nothing yet.
     pub fn new(enabled: bool, folders: Vec<PathBuf>) -> Self {
-        Self { enabled, folders, files: Mutex::default() }
+        Self(Arc::new(Shared { enabled, folders, files: Mutex::default() }))
+    }
+
+    /// From now on files are read as they come, for as long as the registry is there. Must be called in a
+    /// tokio runtime.
+    pub fn watch(&self) {
+        for folder in self.0.folders.iter().filter(|_| self.0.enabled) {
+            match Watch::new(folder) {
+                Ok(watch) => drop(tokio::spawn(follow(watch, Arc::downgrade(&self.0)))),
+                Err(error) => unwatched(folder, &error),
+            }
+        }
+    }
+
+    /// What is there now. Blocks.
+    pub fn inspect(&self) -> Inspection {
+        if !self.0.enabled {
+            return Inspection::default();
+        }
+        let files = self.0.current();
+        let problem = |(path, file): (&PathBuf, &File)| Some((path.clone(), cut(file.spec.as_ref().err()?)));
+        Inspection {
+            dirs: self.0.folders.clone(),
+            files: files.iter().filter(|(_, file)| file.spec.is_ok()).map(|(path, _)| path.clone()).collect(),
+            problems: files.iter().filter_map(problem).collect(),
+        }
     }
 
     /// The `containerEdits` (CDI specification) of these devices, in the order in which they are to be
@@ -104,16 +149,14 @@ impl Registry {
     pub fn edits(&self, devices: &[String]) -> Result<Vec<Value>, CdiError> {
         match devices.first() {
             None => return Ok(Vec::new()),
-            Some(device) if !self.enabled => return Err(CdiError::Disabled { device: device.clone() }),
+            Some(device) if !self.0.enabled => return Err(CdiError::Disabled { device: device.clone() }),
             Some(_) => {}
         }
-        // Every change of the map is whole.
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        self.refresh(&mut files);
+        let files = self.0.current();
         let mut edits = Vec::new();
         let mut used: Vec<&Path> = Vec::new();
         for name in devices {
-            let (path, spec, device) = self.find(&files, name)?;
+            let (path, spec, device) = self.0.find(&files, name)?;
             if !used.contains(&path) {
                 used.push(path);
                 edits.extend(spec.cdi_spec.container_edits.as_ref().map(json));
@@ -121,6 +164,16 @@ impl Registry {
             edits.push(device);
         }
         Ok(edits)
+    }
+}
+
+impl Shared {
+    /// The files as they are now.
+    fn current(&self) -> MutexGuard<'_, BTreeMap<PathBuf, File>> {
+        // Every change of the map is whole.
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refresh(&mut files);
+        files
     }
 
     fn find<'a>(
@@ -162,8 +215,20 @@ impl Registry {
             for path in entries.filter(|path| is_spec(path)).take(MAX_FILES) {
                 let Ok(found) = fs::metadata(&path) else { continue };
                 let stamp = Stamp::of(&found);
-                let known = files.remove(&path).filter(|file| file.stamp == stamp && file.priority == priority);
-                let file = known.unwrap_or_else(|| File { stamp, priority, spec: read(&path, &found, priority) });
+                let known = files.remove(&path);
+                let file = match known {
+                    Some(file) if file.settled && file.stamp == stamp && file.priority == priority => file,
+                    known => {
+                        let settled = stamp.is_old();
+                        let spec = read(&path, &found, priority);
+                        // A file that is read again for its age alone has been told of.
+                        let told = known.is_some_and(|known| known.stamp == stamp && known.spec.is_err());
+                        if let (Err(reason), false) = (&spec, told) {
+                            tracing::warn!(path = %path.display(), reason = %cut(reason), "cdi file cannot be used");
+                        }
+                        File { stamp, settled, priority, spec }
+                    }
+                };
                 present.insert(path, file);
             }
         }
@@ -180,6 +245,32 @@ impl Stamp {
             changed: (found.ctime(), found.ctime_nsec()),
         }
     }
+
+    /// The file's last change is longer ago than the clock of its file system is coarse.
+    fn is_old(&self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let changed = u64::try_from(self.changed.0).unwrap_or(u64::MAX);
+        changed.saturating_add(SETTLED) < now.as_secs()
+    }
+}
+
+async fn follow(mut watch: Watch, registry: Weak<Shared>) {
+    loop {
+        // The first time for what is there already.
+        let Some(shared) = registry.upgrade() else { return };
+        let reading = tokio::task::spawn_blocking(move || drop(shared.current()));
+        if reading.await.is_err() {
+            return;
+        }
+        if let Err(error) = watch.changed().await {
+            return unwatched(watch.folder(), &error);
+        }
+    }
+}
+
+fn unwatched(folder: &Path, error: &std::io::Error) {
+    let folder = folder.display();
+    tracing::warn!(%folder, %error, "cdi folder is not watched: its files are read when a device is asked for");
 }
 
 /// The devices that annotations ask for.
@@ -202,19 +293,14 @@ fn is_spec(path: &Path) -> bool {
 }
 
 fn read(path: &Path, found: &fs::Metadata, priority: usize) -> Result<Arc<Spec>, String> {
-    let spec = if !found.is_file() {
+    if !found.is_file() {
         Err("is no file".to_owned())
     } else if found.len() > MAX_FILE {
         Err(format!("has {} bytes, want at most {MAX_FILE}", found.len()))
     } else {
         let priority = i32::try_from(priority).unwrap_or(i32::MAX);
         read_spec(&path.to_owned(), priority).map(Arc::new).map_err(|error| format!("{error:#}"))
-    };
-    if let Err(reason) = &spec {
-        // Once for each change of the file.
-        tracing::warn!(path = %path.display(), reason = %cut(reason), "cdi file cannot be used");
     }
-    spec
 }
 
 fn bad(files: &BTreeMap<PathBuf, File>) -> String {

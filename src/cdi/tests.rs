@@ -61,6 +61,54 @@ fn changes_are_seen_and_the_later_folder_wins() {
 }
 
 #[test]
+fn what_is_there_is_told_with_what_is_wrong() {
+    let bed = bed();
+    let good = bed.low.join("good.yaml");
+    fs::write(&good, file("v.com/gpu", "0", "A=1")).unwrap();
+    fs::write(bed.low.join("bad.yaml"), "{{{").unwrap();
+    let told = bed.registry.inspect();
+    assert_eq!((told.dirs, told.files), (vec![bed.low.clone(), bed.high.clone()], vec![good]));
+    assert_eq!(told.problems.keys().collect::<Vec<_>>(), [&bed.low.join("bad.yaml")]);
+    assert_eq!(Registry::new(false, vec![bed.low.clone()]).inspect(), Inspection::default());
+}
+
+#[test]
+fn a_change_that_the_times_do_not_show_is_seen() {
+    let bed = bed();
+    let path = bed.low.join("a.yaml");
+    fs::write(&path, file("v.com/gpu", "0", "A=1")).unwrap();
+    // As many bytes, as soon as can be: a coarse clock tells the same time.
+    for n in (1..=9).cycle().take(200) {
+        let text = file("v.com/gpu", "0", &format!("A={n}"));
+        fs::write(&path, text).unwrap();
+        assert_eq!(bed.env(&["v.com/gpu=0"]).unwrap()[1], format!("A={n}"));
+    }
+}
+
+#[tokio::test]
+async fn files_are_read_when_they_come() {
+    let bed = bed();
+    bed.registry.watch();
+    let known = async |path: &Path| {
+        let shared = bed.registry.0.clone();
+        let path = path.to_owned();
+        // Looks at what the watch has read; nothing here reads.
+        let wait = async move {
+            while !shared.files.lock().unwrap().contains_key(&path) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody read it");
+    };
+    fs::write(bed.low.join("a.yaml"), file("v.com/gpu", "0", "A=1")).unwrap();
+    known(&bed.low.join("a.yaml")).await;
+    fs::create_dir(&bed.high).unwrap();
+    fs::write(bed.high.join("b.yaml"), "{{{").unwrap();
+    known(&bed.high.join("b.yaml")).await;
+    assert!(bed.registry.0.files.lock().unwrap()[&bed.high.join("b.yaml")].spec.is_err());
+}
+
+#[test]
 fn a_bad_file_hides_no_good_one_and_is_named() {
     let bed = bed();
     fs::write(bed.low.join("good.yaml"), file("v.com/gpu", "0", "A=1")).unwrap();

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::cdi::Registry;
 use crate::network::Settings;
 
 /// Command line of `podwright check`.
@@ -31,6 +32,10 @@ pub struct Subject {
     pub state: PathBuf,
     /// Pod networks.
     pub network: Settings,
+    /// Devices by name.
+    pub devices: Registry,
+    /// Folder of the runtime handlers, and the default one's name.
+    pub handlers: (PathBuf, String),
     /// The monitor program; `None`: the one beside this program.
     pub monitor: Option<PathBuf>,
     /// AppArmor is to be used.
@@ -155,6 +160,8 @@ mod tests {
             root: folder.path().join("not/there/yet"),
             state: folder.path().into(),
             network: Settings { conf_dir: folder.path().join("cni"), ..Settings::default() },
+            devices: Registry::new(true, vec![folder.path().join("cdi")]),
+            handlers: (folder.path().join("handlers"), "youki".into()),
             monitor: None,
             apparmor: true,
             apparmor_profile: String::new(),

@@ -92,7 +92,9 @@ struct Check {
 fn preflight(args: &Check) -> Outcome {
     let config = crate::config::load(args.config.as_deref())?;
     let subject = check::Subject {
+        devices: crate::app::cdi_registry(&config),
         network: crate::app::network_settings(&config),
+        handlers: (config.runtime.handlers_dir, config.runtime.default_handler),
         monitor: Some(config.paths.monitor).filter(|path| !path.as_os_str().is_empty()),
         root: config.paths.root,
         state: config.paths.state,

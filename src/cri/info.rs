@@ -6,11 +6,15 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
+use crate::cdi::Inspection;
 use crate::config::Config;
 use crate::container::view::ContainerView;
+use crate::cri::HandlerInfo;
 use crate::image::Image;
+use crate::launch::handlers::Handler;
 use crate::pod::view::PodView;
 use crate::pod::{AppArmor, Lsm};
+use crate::types::chain;
 use crate::types::container::ContainerConfig;
 
 /// Largest runtime spec shown, bytes.
@@ -21,7 +25,7 @@ fn one(key: &str, value: &Value) -> HashMap<String, String> {
 }
 
 /// For Status.
-pub fn daemon(config: &Config, lsm: &Lsm) -> HashMap<String, String> {
+pub fn daemon(config: &Config, lsm: &Lsm, handlers: &[HandlerInfo], devices: &Inspection) -> HashMap<String, String> {
     let (apparmor, profile) = match lsm.apparmor() {
         AppArmor::Off => ("off", None),
         AppArmor::On(name) => ("on", Some(name)),
@@ -45,7 +49,18 @@ pub fn daemon(config: &Config, lsm: &Lsm) -> HashMap<String, String> {
             "problem": lsm.problem(),
         }),
     ));
+    info.extend(one("cdi", &json!(devices)));
+    info.extend(one("runtimeHandlers", &handlers.iter().map(|handler| self::handler(&handler.handler)).collect()));
     info
+}
+
+/// A handler whose program is missing is listed by Status as any other: here it says so.
+fn handler(from: &Handler) -> Value {
+    let (program, problem) = match from.program() {
+        Ok(program) => (program, None),
+        Err(error) => (None, Some(chain(&error))),
+    };
+    json!({ "name": from.name, "program": program, "problem": problem })
 }
 
 /// For PodSandboxStatus. The network namespace stands where scripts look for it with other runtimes.
@@ -126,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn scripts_find_what_they_look_for() {
         let lsm = Lsm::start(&Default::default(), Path::new("/none")).await;
-        let all = daemon(&Config::default(), &lsm);
+        let all = daemon(&Config::default(), &lsm, &[], &Inspection::default());
         assert_eq!(parsed(&all, "config")["stateDir"], "/run/podwright");
         let info = parsed(&all, "securityModules");
         assert_eq!((&info["apparmor"], &info["selinux"]), (&json!("off"), &json!("off")));

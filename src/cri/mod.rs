@@ -21,6 +21,7 @@ use tonic::transport::Server;
 
 use crate::config::Config;
 use crate::image::Images;
+use crate::launch::handlers::Handler;
 use crate::network::Network;
 use crate::pod::{Lsm, Pods};
 use crate::proto::image_service_server::ImageServiceServer;
@@ -43,6 +44,8 @@ pub struct Services {
     pub network: Network,
     /// Runtime handlers, the default one first.
     pub handlers: Arc<[HandlerInfo]>,
+    /// Devices by name.
+    pub cdi: crate::cdi::Registry,
     /// cgroup set-up.
     pub cgroups: crate::cgroup::Cgroups,
     /// Security modules of the kernel.
@@ -62,8 +65,8 @@ pub struct Services {
 /// A runtime handler, as clients are told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerInfo {
-    /// Name, as in a RuntimeClass.
-    pub name: String,
+    /// Its definition.
+    pub handler: Handler,
     /// Takes recursive read-only mounts.
     pub recursive_read_only_mounts: bool,
     /// Takes user namespaces with idmapped mounts.
@@ -84,7 +87,7 @@ pub struct Features {
 impl Services {
     /// Names of all handlers.
     fn handler_names(&self) -> Vec<&str> {
-        self.handlers.iter().map(|handler| handler.name.as_str()).collect()
+        self.handlers.iter().map(|handler| handler.handler.name.as_str()).collect()
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -41,6 +42,16 @@ pub enum HandlerError {
         #[source]
         source: std::io::Error,
     },
+    /// The program that makes its containers cannot be had.
+    #[error("runtime handler {name:?}: its binary {binary:?} {reason}")]
+    Binary {
+        /// The handler.
+        name: String,
+        /// As configured.
+        binary: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A file is no handler.
     #[error("runtime handler file {path:?}: {reason}")]
     Invalid {
@@ -55,7 +66,7 @@ impl HasKind for HandlerError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Io { .. } | Self::Invalid { .. } => ErrorKind::FailedPrecondition,
+            Self::Io { .. } | Self::Invalid { .. } | Self::Binary { .. } => ErrorKind::FailedPrecondition,
         }
     }
 }
@@ -115,13 +126,22 @@ pub struct Settings {
 }
 
 impl Handler {
-    /// The path of the binary, if there is one and it can be found.
-    pub fn find_binary(&self) -> Option<PathBuf> {
+    /// Where the binary is now; `None`: the built-in runtime needs none. Blocks, for a look at the file.
+    ///
+    /// # Errors
+    /// [`HandlerError::Binary`] if it is not installed, or nothing that can be executed.
+    pub fn program(&self) -> Result<Option<PathBuf>, HandlerError> {
         const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-        let binary = self.settings.binary.as_ref()?;
-        let candidates = FOLDERS.iter().map(|folder| Path::new(folder).join(binary));
+        let Some(binary) = &self.settings.binary else { return Ok(None) };
         // An absolute path replaces what it is joined to.
-        candidates.into_iter().find(|path| path.is_file())
+        let candidates = FOLDERS.iter().map(|folder| Path::new(folder).join(binary));
+        let found: Vec<_> = candidates.filter_map(|path| Some((fs::metadata(&path).ok()?, path))).collect();
+        let executable = |file: &fs::Metadata| file.is_file() && file.permissions().mode() & 0o111 != 0;
+        let reason = if found.is_empty() { "is not installed" } else { "is no program that can be executed" };
+        match found.into_iter().find(|(file, _)| executable(file)) {
+            Some((_, path)) => Ok(Some(path)),
+            None => Err(HandlerError::Binary { name: self.name.clone(), binary: binary.clone(), reason }),
+        }
     }
 
     /// Whether pods with user namespaces can use it, where the kernel can do them; else why not.
@@ -141,9 +161,10 @@ impl Handler {
     }
 
     async fn ask(&mut self, reachable: Result<(), String>) {
-        let mut features = match self.find_binary() {
-            Some(binary) => Features::ask(&binary, &self.settings.args).await,
-            None => Features::none("its binary is not installed"),
+        let mut features = match self.program() {
+            Ok(Some(binary)) => Features::ask(&binary, &self.settings.args).await,
+            Ok(None) => return,
+            Err(problem) => Features::none(&problem.to_string()),
         };
         if reachable.is_err() {
             // Nothing that its file says makes up for that.
@@ -325,6 +346,25 @@ mod tests {
         let folder = folder(&[("a.toml", "kind = 'oci'\nbinary = '/bin/a'")]);
         assert_eq!(Handlers::load(folder.path(), "a").unwrap().get("").unwrap().name, "a");
         assert!(Handlers::load(folder.path(), "b").is_err());
+    }
+
+    #[test]
+    fn a_program_is_a_file_that_can_be_executed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            let settings = Settings { kind: Kind::Oci, binary: Some(folder.path().join(name)), ..Settings::default() };
+            Handler { name: "h".to_owned(), settings, features: None }
+        };
+        fs::write(folder.path().join("text"), "x").unwrap();
+        fs::write(folder.path().join("program"), "x").unwrap();
+        fs::set_permissions(folder.path().join("program"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(at("program").program().unwrap(), Some(folder.path().join("program")));
+        for (name, want) in [("gone", "not installed"), ("text", "executed"), ("", "executed")] {
+            let error = at(name).program().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+            assert!(error.to_string().contains(want) && error.to_string().contains("\"h\""), "{error}");
+        }
+        assert_eq!(Handler::default().program().unwrap(), None);
     }
 
     #[test]

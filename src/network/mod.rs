@@ -18,7 +18,6 @@ mod quantity;
 mod record;
 mod request;
 mod sysctl;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,6 +34,7 @@ use tokio::task::AbortHandle;
 
 use crate::store::StoreError;
 use crate::sys::netns;
+use crate::sys::watch::Watch;
 use crate::types::pod::Dns;
 use crate::types::{PodId, chain};
 use cni::chain::{Chain, NoJournal};
@@ -144,7 +144,7 @@ impl Network {
     /// Reads the configurations and watches their folder from then on. Must be called in a tokio runtime.
     /// That there is no configuration is no error; it shows in [`Network::status`].
     pub fn new(settings: Settings) -> Result<Self, NetworkError> {
-        let watch = watch::Watch::new(&settings.conf_dir).map_err(|source| NetworkError::Io {
+        let watch = Watch::new(&settings.conf_dir).map_err(|source| NetworkError::Io {
             what: "cannot watch (if limits are reached: raise sysctl fs.inotify.max_user_instances)",
             path: settings.conf_dir.clone(),
             source,
@@ -425,7 +425,7 @@ impl From<io::Error> for Creation {
 }
 
 /// Publishes every change of the folder until the network is dropped.
-async fn follow(mut watch: watch::Watch, shared: Weak<Shared>) {
+async fn follow(mut watch: Watch, shared: Weak<Shared>) {
     loop {
         if let Err(error) = watch.changed().await {
             tracing::error!(error = chain(&error), "cannot watch the cni configuration any longer");

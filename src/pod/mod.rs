@@ -85,10 +85,13 @@ impl Pods {
     /// Makes a sandbox, or joins the making of the same one, or finds it made.
     ///
     /// # Errors
-    /// `AlreadyExists` if the key is taken by a sandbox of another configuration or handler.
+    /// `AlreadyExists` if the key is taken by a sandbox of another configuration or handler;
+    /// `FailedPrecondition` if the handler's program is missing.
     pub async fn run(&self, config: PodConfig, handler: &str) -> Result<PodId, PodError> {
         let context = &self.0.context;
         let known = context.handlers.get(handler).map_err(|error| PodError::of("runtime_handler", &error))?;
+        // Pause needs no runtime, so this would not show before the first container.
+        known.program().map_err(|error| PodError::of("runtime_handler", &error))?;
         context.check_user_namespace(&config, known)?;
         let parent = self.0.context.cgroup_parent(&config.cgroup_parent)?;
         for _ in 0..JOIN_TRIES {

@@ -58,6 +58,33 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// What several cgroups use that share no cgroup of their own. A limit or a pressure of them all there
+    /// is not; what none of them tells is not told. `None`: there are none.
+    pub fn sum(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let both = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.saturating_add(b)).or(a).or(b);
+        let alone = |part: Self| Self {
+            memory_limit: None,
+            swap_limit: None,
+            cpu_pressure: None,
+            memory_pressure: None,
+            io_pressure: None,
+            ..part
+        };
+        parts.into_iter().map(alone).reduce(|sum, part| Self {
+            at_ns: sum.at_ns.max(part.at_ns),
+            cpu_ns: both(sum.cpu_ns, part.cpu_ns),
+            cpu_rate: both(sum.cpu_rate, part.cpu_rate),
+            memory: both(sum.memory, part.memory),
+            working_set: both(sum.working_set, part.working_set),
+            rss: both(sum.rss, part.rss),
+            faults: both(sum.faults, part.faults),
+            major_faults: both(sum.major_faults, part.major_faults),
+            swap: both(sum.swap, part.swap),
+            processes: both(sum.processes, part.processes),
+            ..sum
+        })
+    }
+
     /// What is left below the limit, bytes.
     pub fn memory_available(&self) -> Option<u64> {
         Some(self.memory_limit?.saturating_sub(self.working_set?))
@@ -212,6 +239,26 @@ mod tests {
         assert_eq!(stats.rate(key, RATE_WINDOW / 2, 1_000_000), None, "too early");
         assert_eq!(stats.rate(key, RATE_WINDOW * 2, 1_000_000_000), Some(500_000_000));
         assert_eq!(stats.rate(key, RATE_WINDOW * 2 + 1, 1_000_000_001), Some(500_000_000), "the last one is kept");
+    }
+
+    #[test]
+    fn what_several_use_is_added_up_without_limits() {
+        let pause = Usage { at_ns: 1, cpu_ns: Some(5), memory: Some(10), processes: Some(1), ..Usage::default() };
+        let container = Usage {
+            at_ns: 3,
+            cpu_ns: Some(7),
+            cpu_rate: Some(2),
+            memory: Some(u64::MAX),
+            memory_limit: Some(100),
+            processes: Some(4),
+            cpu_pressure: Some(Default::default()),
+            ..Usage::default()
+        };
+        let sum = Usage::sum([pause, container]).unwrap();
+        assert_eq!((sum.at_ns, sum.cpu_ns, sum.cpu_rate), (3, Some(12), Some(2)));
+        assert_eq!((sum.memory, sum.processes, sum.swap), (Some(u64::MAX), Some(5), None));
+        assert_eq!((sum.memory_limit, sum.cpu_pressure), (None, None));
+        assert_eq!(Usage::sum([]), None);
     }
 
     #[test]

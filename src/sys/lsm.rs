@@ -133,6 +133,14 @@ pub fn set_label(path: &Path, label: &str) -> io::Result<()> {
     label_opened(opened.as_fd(), label)
 }
 
+/// The same of a file that is open for more than its place. Asks no /proc.
+pub fn set_label_of(file: impl AsFd, label: &str) -> io::Result<()> {
+    match rustix::fs::fsetxattr(file, LABEL, label.as_bytes(), XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        other => other.map_err(Into::into),
+    }
+}
+
 /// Gives `path` and everything below it an SELinux label. Nothing is reached by name but in a folder that is held open,
 /// and no link is followed: whoever can write in there cannot lead the labels elsewhere. What vanishes meanwhile, and
 /// file systems that keep no labels, are passed over.

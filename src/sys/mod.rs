@@ -13,3 +13,4 @@ pub mod process;
 pub mod rights;
 pub mod seccomp;
 pub mod tcp;
+pub mod watch;

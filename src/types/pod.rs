@@ -112,8 +112,11 @@ pub struct Namespaces {
     pub ipc: NamespaceMode,
     /// Container whose PID namespace is joined with mode `Target`.
     pub target_id: String,
-    /// User namespace; `None`: the host's.
+    /// User namespace; `None`: the host's for a sandbox, the sandbox's for a container.
     pub user: Option<UserNamespace>,
+    /// The host's user namespace was asked for by its name, rather than nothing said.
+    #[serde(default)]
+    pub host_user: bool,
 }
 
 /// A user namespace of the pod's own.

@@ -74,7 +74,9 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Finding> {
         controllers(facts),
         capabilities(facts),
     ]);
+    findings.extend(handlers(facts));
     findings.extend(cni(facts));
+    findings.extend(devices(facts));
     findings.extend([
         match facts.ip_forward {
             Some(true) => ok("ip_forward", "on"),
@@ -257,6 +259,33 @@ fn cni(facts: &Facts) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn handlers(facts: &Facts) -> Vec<Finding> {
+    let name = "runtime handlers";
+    if let Some(problem) = &facts.no_handlers {
+        return vec![fail(name, problem, "correct the file, or runtime.default_handler")];
+    }
+    let known = &facts.handlers;
+    let usable: Vec<_> = known.iter().flatten().map(String::as_str).collect();
+    let broken = known.iter().filter_map(|handler| handler.as_ref().err());
+    let cure = "install the program, or remove the handler's file";
+    let broken = broken.map(|problem| warn(name, format!("{problem}: its pods are refused"), cure));
+    std::iter::once(ok(name, usable.join(", "))).chain(broken).collect()
+}
+
+fn devices(facts: &Facts) -> Vec<Finding> {
+    let name = "cdi";
+    let found = &facts.devices;
+    if found.dirs.is_empty() {
+        return vec![ok(name, "disabled")];
+    }
+    let places: Vec<_> = found.dirs.iter().map(|path| path.display().to_string()).collect();
+    let good = ok(name, format!("{} files of devices in {}", found.files.len(), places.join(", ")));
+    let bad = found.problems.iter().map(|(path, reason)| {
+        warn(name, format!("{} cannot be used: {reason}", path.display()), "correct or remove the file")
+    });
+    std::iter::once(good).chain(bad).collect()
 }
 
 fn apparmor(facts: &Facts) -> Finding {

@@ -10,9 +10,12 @@ use rustix::mount::{FsOpenFlags, fsopen};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::Subject;
+use crate::cdi;
 use crate::launch::apparmor::{DEFAULT_PROFILE, find_parser};
+use crate::launch::handlers::{Handler, Handlers};
 use crate::network::{Inspection, inspect};
 use crate::sys::{lsm, probe};
+use crate::types::chain;
 
 /// Mount options of version 1 hierarchies that name no controller.
 const NO_CONTROLLER: [&str; 5] = ["rw", "ro", "xattr", "clone_children", "noprefix"];
@@ -42,6 +45,12 @@ pub(super) struct Facts {
     pub(super) cni: Inspection,
     pub(super) cni_conf_dir: PathBuf,
     pub(super) cni_bin_dirs: Vec<PathBuf>,
+    /// Files that describe devices.
+    pub(super) devices: cdi::Inspection,
+    /// Of each runtime handler what it runs, or why it cannot.
+    pub(super) handlers: Vec<Result<String, String>>,
+    /// Why there are none.
+    pub(super) no_handlers: Option<String>,
     pub(super) iptables: bool,
     pub(super) ip_forward: Option<bool>,
     /// `net.bridge.bridge-nf-call-iptables`; `None`: br_netfilter is not loaded.
@@ -101,6 +110,7 @@ pub(super) fn gather(subject: &Subject) -> Facts {
     let number = |path: &str| read(path).trim().parse().ok();
     let switch = |path: &str| number(path).map(|value: u64| value != 0);
     let mounts = read("/proc/self/mountinfo");
+    let handlers = Handlers::load(&subject.handlers.0, &subject.handlers.1);
     let monitor = subject
         .monitor
         .clone()
@@ -123,6 +133,9 @@ pub(super) fn gather(subject: &Subject) -> Facts {
         cni: inspect(&subject.network),
         cni_conf_dir: subject.network.conf_dir.clone(),
         cni_bin_dirs: subject.network.bin_dirs.clone(),
+        devices: subject.devices.inspect(),
+        handlers: handlers.iter().flat_map(Handlers::iter).map(program).collect(),
+        no_handlers: handlers.err().map(|error| chain(&error)),
         iptables: in_path("iptables"),
         ip_forward: switch("/proc/sys/net/ipv4/ip_forward"),
         bridge_nf: switch("/proc/sys/net/bridge/bridge-nf-call-iptables"),
@@ -134,6 +147,14 @@ pub(super) fn gather(subject: &Subject) -> Facts {
         root: disk(&subject.root),
         state: disk(&subject.state),
         monitor: (monitor.clone(), monitor.is_file()),
+    }
+}
+
+/// What a handler runs.
+fn program(handler: &Handler) -> Result<String, String> {
+    match handler.program().map_err(|error| chain(&error))? {
+        Some(program) => Ok(format!("{} ({})", handler.name, program.display())),
+        None => Ok(handler.name.clone()),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::types::pod::PodConfig;
 use crate::wire::{Capabilities, Confinement, StagedMount};
 
 pub use linux::resources;
+pub use mounts::{Unfit, check as check_mount};
 
 /// Version of the OCI runtime spec that is written: the lowest that has all that is used, since some
 /// runtimes refuse what is newer than they are.

@@ -13,6 +13,43 @@ const EXTRA_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 /// Mount options that are the staging's to carry out.
 const PROPAGATION: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
 
+/// What is wrong with a mount by itself, whatever container it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfit {
+    /// CRI field path in a container's request.
+    pub field: &'static str,
+    /// Which entry, where the field is a list.
+    pub index: Option<usize>,
+    /// What stands there.
+    pub value: String,
+    /// What is wanted.
+    pub reason: &'static str,
+}
+
+/// Checks what a mount says of itself.
+///
+/// # Errors
+/// The first field that does not go with the others, or has a value that is not taken.
+pub fn check(mount: &Mount) -> Result<(), Unfit> {
+    let unfit = |index, field, value: String, reason| Err(Unfit { field, index, value, reason });
+    if mount.recursive_read_only {
+        let field = "config.mounts.recursive_read_only";
+        if !mount.readonly {
+            return unfit(None, field, true.to_string(), "needs readonly, too");
+        }
+        if mount.propagation != Propagation::Private {
+            return unfit(None, field, true.to_string(), "needs private propagation");
+        }
+    }
+    match mount.mount_options.iter().enumerate().find(|(_, option)| !EXTRA_OPTIONS.contains(&option.as_str())) {
+        Some((index, option)) => {
+            let field = "config.mounts.mount_options";
+            unfit(Some(index), field, option.clone(), "want one of noexec, nodev, nosuid")
+        }
+        None => Ok(()),
+    }
+}
+
 pub(super) struct Mounts {
     pub(super) list: Vec<Value>,
     pub(super) staged: Vec<StagedMount>,
@@ -37,14 +74,7 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
         let mapped = !mount.uid_mappings.is_empty();
         let own_maps =
             mapped.then(|| IdMaps { uids: triples(&mount.uid_mappings), gids: triples(&mount.gid_mappings) });
-        if mount.recursive_read_only && (!mount.readonly || mount.propagation != Propagation::Private) {
-            return Err(refuse("config.mounts.recursive_read_only", mount, "wants readonly and private propagation"));
-        }
-        for option in &mount.mount_options {
-            if !EXTRA_OPTIONS.contains(&option.as_str()) {
-                return Err(refuse("config.mounts.mount_options", mount, "want noexec, nodev or nosuid"));
-            }
-        }
+        check(mount).map_err(|unfit| refuse(unfit.field, mount, unfit.reason))?;
         let image = match &mount.image {
             None => None,
             Some(name) => Some(image_tree(inputs, mount, name)?),

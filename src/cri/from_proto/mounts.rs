@@ -3,11 +3,9 @@
 use super::check::{absolute, known, known_chars, length, list, relative_or_empty};
 use super::namespaces::id_mappings;
 use super::{At, DecodeError, image};
+use crate::container::spec::check_mount;
 use crate::proto::{self, MountPropagation};
 use crate::types::container::{Device, Mount, Propagation};
-
-/// Options a client may add to a mount.
-const OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 
 /// Files in /proc that may be covered: what programs such as lxcfs answer in the kernel's place.
 const COVERED: [&str; 9] = [
@@ -56,20 +54,11 @@ pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount
         }
         _ => {}
     }
-    if recursive_read_only {
-        let at = at.field("recursive_read_only");
-        if !readonly {
-            return Err(at.bad(true, "needs readonly, too"));
-        }
-        if propagation != Propagation::Private {
-            return Err(at.bad(true, "needs private propagation"));
-        }
-    }
     let (uid_at, gid_at) = (at.field("uidMappings"), at.field("gidMappings"));
     if uid_mappings.is_empty() != gid_mappings.is_empty() {
         return Err(uid_at.bad(uid_mappings.len(), "mappings need gidMappings beside them, and the other way round"));
     }
-    Ok(Mount {
+    let mount = Mount {
         container_path: outside_proc(
             &at.field("container_path"),
             absolute(&at.field("container_path"), container_path)?,
@@ -84,14 +73,16 @@ pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount
         gid_mappings: id_mappings(&gid_at, gid_mappings)?,
         image: image.map(|image| image.name),
         image_sub_path: relative_or_empty(&at.field("image_sub_path"), image_sub_path)?,
-        mount_options: list(&at.field("mount_options"), mount_options, |at, option| {
-            if OPTIONS.contains(&option.as_str()) {
-                Ok(option)
-            } else {
-                Err(at.bad(option, format!("want one of {}", OPTIONS.join(", "))))
-            }
-        })?,
-    })
+        mount_options: list(&at.field("mount_options"), mount_options, |_, option| Ok(option))?,
+    };
+    check_mount(&mount).map_err(|unfit| {
+        let field = at.field(unfit.field.rsplit('.').next().unwrap_or(unfit.field));
+        match unfit.index {
+            Some(index) => field.index(index).bad(unfit.value, unfit.reason),
+            None => field.bad(unfit.value, unfit.reason),
+        }
+    })?;
+    Ok(mount)
 }
 
 /// Nothing may lie over /proc: what the runtime writes there must reach the kernel. Its own files are fine.

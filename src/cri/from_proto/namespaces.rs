@@ -32,15 +32,16 @@ pub fn namespaces(at: &At<'_>, from: proto::NamespaceOption, whose: Whose) -> Re
     if pid != Target && !target_id.is_empty() {
         return Err(target_at.bad(target_id, "goes with pid: TARGET only"));
     }
+    // A message that is not there is not one with mode: NODE.
+    let said = userns_options.is_some();
+    let user = userns_options.map(|options| user(&at.field("userns_options"), options)).transpose()?.flatten();
     Ok(Namespaces {
         network: mode(&at.field("network"), network, &[Pod, Node])?,
         pid,
         ipc: mode(&at.field("ipc"), ipc, &[Pod, Node])?,
         target_id,
-        user: match userns_options {
-            Some(options) => user(&at.field("userns_options"), options)?,
-            None => None,
-        },
+        host_user: said && user.is_none(),
+        user,
     })
 }
 
@@ -159,6 +160,17 @@ mod tests {
         assert_eq!(take(Mode::Pod, vec![map(1, 1)], vec![map(0, 1)]).unwrap_err(), "n.uids[0].container_id");
         assert_eq!(take(Mode::Pod, vec![map(0, 0)], vec![map(0, 1)]).unwrap_err(), "n.uids[0].length");
         assert_eq!(take(Mode::Pod, vec![map(0, u32::MAX)], vec![map(0, 1)]).unwrap_err(), "n.uids[0].length");
+    }
+
+    #[test]
+    fn the_host_s_user_namespace_by_name_is_not_nothing() {
+        let node = proto::UserNamespace { mode: Mode::Node.into(), ..Default::default() };
+        let take = |userns_options| {
+            let from = proto::NamespaceOption { userns_options, ..Default::default() };
+            let taken = namespaces(&AT, from, Whose::Container).unwrap();
+            (taken.user, taken.host_user)
+        };
+        assert_eq!((take(Some(node)), take(None)), ((None, true), (None, false)));
     }
 
     #[test]

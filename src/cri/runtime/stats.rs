@@ -14,6 +14,7 @@ use crate::proto::{
     self, ContainerStatsRequest, ContainerStatsResponse, ListContainerStatsRequest, ListContainerStatsResponse,
     ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxStatsRequest, PodSandboxStatsResponse,
 };
+use crate::stats::Usage;
 
 /// One container; an ended one has its attributes and the size of its layer only.
 pub async fn container_stats(
@@ -102,27 +103,37 @@ async fn reading<T: Send + 'static>(
 impl Reader {
     fn container(&self, view: &ContainerView) -> proto::ContainerStats {
         let running = view.state == ContainerState::Running;
-        let usage = running.then(|| self.stats.usage(&self.cgroups, &view.cgroups)).flatten();
+        let usage = running.then(|| self.usage(&view.cgroups)).flatten();
+        self.container_with(view, usage.as_ref())
+    }
+
+    fn container_with(&self, view: &ContainerView, usage: Option<&Usage>) -> proto::ContainerStats {
         let upper = self.root.join("pods").join(&view.pod).join("containers").join(&view.id).join("upper");
         let layer = self.stats.layer(&upper).map(|layer| (self.root.as_path(), layer));
-        to_proto::container_stats(view, usage.as_ref(), layer)
+        to_proto::container_stats(view, usage, layer)
     }
 
     fn pod(&self, view: &PodView) -> proto::PodSandboxStats {
-        // A parent that was asked for is the pod's alone; the default one is shared.
-        let own = !view.config.cgroup_parent.is_empty();
-        let folders: Vec<PathBuf> = view
-            .cgroups
-            .iter()
-            .filter_map(|leaf| if own { leaf.parent().map(PathBuf::from) } else { Some(leaf.clone()) })
-            .collect();
-        let usage = self.stats.usage(&self.cgroups, &folders);
+        let living = view.containers.iter().filter(|container| container.state != ContainerState::Exited);
+        let living: Vec<_> = living.map(|container| (container, self.usage(&container.cgroups))).collect();
+        let usage = if view.config.cgroup_parent.is_empty() {
+            // The default parent is shared with other pods, so this one's parts are added up.
+            let parts = living.iter().filter_map(|(_, usage)| usage.clone());
+            Usage::sum(self.usage(&view.cgroups).into_iter().chain(parts))
+        } else {
+            let parents: Vec<_> = view.cgroups.iter().filter_map(|leaf| leaf.parent().map(PathBuf::from)).collect();
+            self.usage(&parents)
+        };
         let interfaces = match (view.pause, &view.netns) {
             (Some(pause), Some(_)) => crate::stats::interfaces(pause.pid),
             _ => Vec::new(),
         };
-        let containers = view.containers.iter().filter(|container| container.state == ContainerState::Running);
-        let containers = containers.map(|container| self.container(container)).collect();
+        let running = living.iter().filter(|(container, _)| container.state == ContainerState::Running);
+        let containers = running.map(|(view, usage)| self.container_with(view, usage.as_ref())).collect();
         to_proto::pod_stats(view, usage.as_ref(), &interfaces, containers)
+    }
+
+    fn usage(&self, folders: &[PathBuf]) -> Option<Usage> {
+        self.stats.usage(&self.cgroups, folders)
     }
 }

@@ -26,11 +26,19 @@ pub async fn status(services: &Services, request: StatusRequest) -> Result<Statu
         Some(problem) => condition("SecurityModulesReady", false, "SecurityModuleNotReady", problem.to_owned()),
     };
     let features = services.features;
+    let info = match request.verbose {
+        true => {
+            let cdi = services.cdi.clone();
+            let devices = tokio::task::spawn_blocking(move || cdi.inspect()).await;
+            info::daemon(&services.config, &services.lsm, &services.handlers, &devices.unwrap_or_default())
+        }
+        false => Default::default(),
+    };
     Ok(StatusResponse {
         status: Some(RuntimeStatus {
             conditions: vec![condition("RuntimeReady", true, "", String::new()), network, security],
         }),
-        info: if request.verbose { info::daemon(&services.config, &services.lsm) } else { Default::default() },
+        info,
         runtime_handlers: handlers(&services.handlers),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: features.supplemental_groups_policy,
@@ -50,5 +58,5 @@ fn handlers(from: &[HandlerInfo]) -> Vec<RuntimeHandler> {
         }),
     };
     let default = from.first().map(|handler| entry("", handler));
-    default.into_iter().chain(from.iter().map(|handler| entry(&handler.name, handler))).collect()
+    default.into_iter().chain(from.iter().map(|handler| entry(&handler.handler.name, handler))).collect()
 }

@@ -28,6 +28,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::job::ALIVE;
+use super::labels::Labels;
 use super::listener::Listener;
 use super::spec::Program;
 use super::users::Joining;
@@ -54,6 +55,7 @@ pub(super) struct Confined {
     init: Option<RawFd>,
     user: Option<Rc<Joining>>,
     read_only: Option<&'static Path>,
+    labels: Option<Rc<Labels>>,
     uid: u32,
     capabilities: Capabilities,
     no_new_privs: bool,
@@ -125,6 +127,7 @@ impl Confined {
             init: None,
             user: None,
             read_only: None,
+            labels: program.labels.map(Rc::new),
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
             no_new_privs: confinement.no_new_privs,
@@ -209,6 +212,9 @@ impl Confined {
         }
         if let Some(path) = self.read_only {
             mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
+        }
+        if let Some(labels) = &self.labels {
+            labels.apply().map_err(because("labelling the container's own mounts"))?;
         }
         if let Some(label) = &self.label {
             label.apply()?;

@@ -26,6 +26,7 @@ mod hierarchies;
 mod hygiene;
 mod job;
 mod join;
+mod labels;
 mod layers;
 mod listener;
 mod oci;

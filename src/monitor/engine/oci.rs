@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::way::Way;
-use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs, stdio};
+use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs, stdio, targets};
 use crate::sys::fork;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
@@ -35,10 +35,13 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
         }
         hygiene::shed(own.oom_score_adj, None)?;
         super::youki::give(spec::owner(&config)?, &streams)?;
-        match &spec.rootfs.idmap {
-            None => rootfs::prepare(spec, &[])?,
-            Some(maps) => Way::plan(&mut config, spec, maps, call.place()?)?.open()?,
-        }
+        let (targets, cwd) = (targets::of(&config), spec::program(config.get("process").unwrap_or(&Value::Null))?.cwd);
+        let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
+        let prepared = match &spec.rootfs.idmap {
+            None => rootfs::prepare(spec, &[]),
+            Some(maps) => Way::plan(&mut config, spec, maps, call.place()?).and_then(|way| way.open()),
+        };
+        prepared.map_err(blame)?;
         let bundle = if fitted || spec.rootfs.idmap.is_some() { &call.folder } else { &spec.bundle };
         if *bundle != spec.bundle {
             spec::save(&bundle.join("config.json"), &config)?;
@@ -47,7 +50,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
         let mut command = call.command("create");
         command.arg("--bundle").arg(bundle).arg("--pid-file").arg(&pid_file);
         set_streams(&mut command, streams);
-        call.run(command.arg(spec.container.as_str()))?;
+        call.run(command.arg(spec.container.as_str())).map_err(blame)?;
         read_pid(&pid_file).map(Outcome::Process)
     })
 }
@@ -264,6 +267,7 @@ fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
                 m if m.contains("no such file or directory") => ErrorKind::NotFound,
                 m if m.contains("permission denied") || m.contains("Permission denied") => ErrorKind::PermissionDenied,
                 m if m.contains("does not exist") => ErrorKind::NotFound,
+                m if m.contains("not a directory") || m.contains("Not a directory") => ErrorKind::InvalidArgument,
                 _ => ErrorKind::Internal,
             };
             failure(kind, format!("{name}: {message}"))

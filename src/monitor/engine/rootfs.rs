@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::UnshareFlags;
 
 use super::layers::Mounter;
@@ -141,10 +141,10 @@ fn make_by_links(root: &OwnedFd, path: &Path, owner: (u32, u32), links: usize) -
                     }
                     made => made?,
                 }
-                // Root's, although the caller may be the container's user by now.
-                let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
-                rustix::fs::chownat(&parent, part.as_os_str(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-                open(&so_far)?
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let made = rustix::fs::openat(&parent, part.as_os_str(), flags, Mode::empty())?;
+                give(&made, owner)?;
+                made
             }
             other => other?,
         };
@@ -152,9 +152,50 @@ fn make_by_links(root: &OwnedFd, path: &Path, owner: (u32, u32), links: usize) -
     Ok(parent)
 }
 
+/// Gives a folder that was just made to `owner`: root, although the caller may be the container's user by now.
+/// Whoever can write where it was made may have put another one in its place before it was opened: only what
+/// is the caller's, and empty, is given away.
+fn give(folder: &OwnedFd, owner: (u32, u32)) -> std::io::Result<()> {
+    let found = rustix::fs::fstat(folder)?;
+    if (found.st_uid, found.st_gid) == owner {
+        return Ok(());
+    }
+    let mut entries = rustix::fs::Dir::read_from(folder)?;
+    let is_entry = |entry: &rustix::fs::DirEntry| !matches!(entry.file_name().to_bytes(), b"." | b"..");
+    let empty = !entries.any(|entry| entry.as_ref().map_or(true, is_entry));
+    if found.st_uid != rustix::process::geteuid().as_raw() || !empty {
+        return Err(std::io::Error::other("another folder was put in its place"));
+    }
+    let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+    rustix::fs::fchown(folder, Some(uid), Some(gid)).map_err(Into::into)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_took_the_place_of_a_new_one_is_not_given_away() {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let give = |path: &Path| {
+            let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+            super::give(&opened, (1234, 1235))
+        };
+        let (new, full, others) = (make("new"), make("full"), make("others"));
+        give(&new).unwrap();
+        std::fs::write(full.join("file"), "").unwrap();
+        chown(&others, Some(99), Some(99)).unwrap();
+        assert!(give(&full).is_err() && give(&others).is_err());
+        let owners = [&new, &full, &others].map(|path| std::fs::metadata(path).unwrap().uid());
+        assert_eq!(owners, [1234, 0, 99]);
+        give(&new).unwrap();
+    }
 
     #[test]
     fn folders_are_made_inside_the_root_only() {

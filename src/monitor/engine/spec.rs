@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::labels::Labels;
 use super::users::{self, PodUser};
 use super::{attempt, failure, stdio};
 use crate::sys::caps;
@@ -54,6 +55,8 @@ pub(super) struct Program {
     pub oom_score_adj: i64,
     /// The user namespace to join; libcontainer knows nothing of it.
     pub user: Option<PodUser>,
+    /// Mounts that are to be labelled once they are there.
+    pub labels: Option<Labels>,
 }
 
 /// Reads the daemon's config.json.
@@ -100,10 +103,12 @@ pub(super) fn for_libcontainer(config: &mut Value, spec: &CreateSpec, own: Own) 
     let process = config.get_mut("process").ok_or_else(|| invalid("process"))?;
     let mut program = split(process, own)?;
     program.user = PodUser::take(config)?;
+    let label = config.pointer("/linux/mountLabel").and_then(Value::as_str).map(str::to_owned);
+    program.labels = label.as_deref().map(|label| Labels::of(config, label));
     let linux = config.get_mut("linux").and_then(Value::as_object_mut).ok_or_else(|| invalid("linux"))?;
     linux.remove("seccomp");
     // libcontainer would label mounts that cannot have one of their own: /dev/mqueue and cgroups.
-    let label = linux.remove("mountLabel");
+    linux.remove("mountLabel");
     let propagation = match linux.get("rootfsPropagation").and_then(Value::as_str) {
         _ if spec.mounts.iter().any(|mount| mount.propagation == StagedPropagation::Shared) => Some("shared"),
         Some(name) => Some(match name {
@@ -118,7 +123,7 @@ pub(super) fn for_libcontainer(config: &mut Value, spec: &CreateSpec, own: Own) 
     if let Some(propagation) = propagation.map(|name| json!(name)) {
         linux.insert("rootfsPropagation".into(), propagation);
     }
-    if let Some(label) = label.as_ref().and_then(Value::as_str) {
+    if let Some(label) = &label {
         label_mounts(config, label);
     }
     // Ids are mapped on the staged mount already.
@@ -205,6 +210,7 @@ pub(super) fn program(process: &Value) -> Result<Program, Failure> {
         uid: u32::try_from(user).map_err(|_| invalid("user.uid"))?,
         oom_score_adj: process.get("oomScoreAdj").and_then(Value::as_i64).unwrap_or(0),
         user: None,
+        labels: None,
     };
     if program.args.first().is_none_or(String::is_empty) {
         return Err(failure(ErrorKind::InvalidArgument, "no command specified"));

@@ -1,23 +1,32 @@
 //! What a container's mounts are mounted on, made for the root of its user namespace: libcontainer would make it as
-//! the host's root, whose files nobody inside may touch.
+//! the host's root, whose files nobody inside may touch. And why it cannot be, where it cannot.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use super::{attempt, rootfs};
-use crate::wire::{CreateSpec, Failure};
+use crate::types::ErrorKind;
+use crate::wire::{CreateSpec, Failure, StagedMount};
 
 /// Where the runtime's own file systems are: what lies in them belongs to the right users already.
 const OWN: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// Files of the pod that every container gets.
+const FILES: [&str; 4] = ["/dev/shm", "/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+/// Devices that every container gets in /dev.
+const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "console"];
 
 /// A mount of the spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     place: PathBuf,
+    /// Type of the file system; `bind`, too.
+    kind: String,
     /// Of a bind mount.
     source: Option<PathBuf>,
     writable: bool,
@@ -31,6 +40,7 @@ pub(super) fn of(config: &Value) -> Vec<Target> {
         let options = mount["options"].as_array().into_iter().flatten();
         Some(Target {
             place: mount["destination"].as_str()?.into(),
+            kind: mount["type"].as_str().unwrap_or_default().to_owned(),
             source: mount["source"].as_str().filter(|_| is_bind).map(PathBuf::from),
             writable: !options.into_iter().any(|option| option == "ro" || option == "rro"),
         })
@@ -42,9 +52,7 @@ pub(super) fn of(config: &Value) -> Vec<Target> {
 pub(super) fn make(targets: &[Target], spec: &CreateSpec, owner: (u32, u32)) -> Result<(), Failure> {
     let in_own = |place: &Path| OWN.iter().any(|own| place.starts_with(own) && place != Path::new(own));
     for target in targets.iter().filter(|target| !in_own(&target.place)) {
-        let above = |other: &&Target| target.place != other.place && target.place.starts_with(&other.place);
-        let around = targets.iter().filter(above).max_by_key(|other| other.place.components().count());
-        let made = match around {
+        let made = match around(targets, &target.place) {
             None => make_in(&spec.rootfs.mountpoint, &target.place, target, owner),
             // In an idmapped volume root's files are those of root on the disk.
             Some(around) => match spec.mounts.iter().find(|mount| Some(&mount.staged) == around.source.as_ref()) {
@@ -59,6 +67,83 @@ pub(super) fn make(targets: &[Target], spec: &CreateSpec, owner: (u32, u32)) -> 
         attempt(made, || format!("making {:?} in the container", target.place))?;
     }
     Ok(())
+}
+
+/// The innermost mount that a place lies in.
+fn around<'a>(targets: &'a [Target], place: &Path) -> Option<&'a Target> {
+    let above = |other: &&Target| place != other.place && place.starts_with(&other.place);
+    targets.iter().filter(above).max_by_key(|other| other.place.components().count())
+}
+
+/// For a container that could not be made: if what was asked of it does not go with what is in it, that is why, and
+/// not a fault of this node's. `cwd`: its working directory.
+pub(super) fn blame(targets: &[Target], spec: &CreateSpec, cwd: &Path, failure: Failure) -> Failure {
+    if !matches!(failure.kind, ErrorKind::Internal | ErrorKind::InvalidArgument | ErrorKind::NotFound) {
+        return failure;
+    }
+    let mount = targets.iter().find_map(|target| impossible(targets, spec, target));
+    let reason = mount.or_else(|| match look(targets, spec, cwd) {
+        Ok(found) if found.is_dir() => None,
+        Ok(_) | Err(Errno::NOTDIR) => {
+            let text = format!("config.working_dir (or the image's): {cwd:?} is no folder in the container");
+            Some((ErrorKind::InvalidArgument, text))
+        }
+        Err(_) => None,
+    });
+    match reason {
+        Some((kind, reason)) => super::failure(kind, format!("{reason}: {}", failure.message)),
+        None => failure,
+    }
+}
+
+/// Why a bind mount cannot be where it is to be.
+fn impossible(targets: &[Target], spec: &CreateSpec, target: &Target) -> Option<(ErrorKind, String)> {
+    let (source, place) = (target.source.as_ref()?, &target.place);
+    let folder = std::fs::metadata(source).ok()?.is_dir();
+    let staged = spec.mounts.iter().find(|mount| mount.staged == *source);
+    let shown = match staged {
+        Some(StagedMount { image: Some(image), .. }) => format!("of image {:?}", image.name),
+        Some(mount) => format!("{:?}", mount.source),
+        None => format!("{source:?}"),
+    };
+    let reason = match look(targets, spec, place) {
+        Ok(found) if found.is_dir() == folder => return None,
+        Ok(_) if folder => format!("the folder {shown} cannot be mounted on {place:?}, which is none in the container"),
+        Ok(_) => format!("the file {shown} cannot be mounted on {place:?}, which is a folder in the container"),
+        Err(Errno::NOTDIR) => format!("{shown} cannot be mounted on {place:?}: what that lies in is no folder"),
+        Err(Errno::LOOP) => format!("{shown} cannot be mounted on {place:?}: links there lead nowhere"),
+        Err(_) => return None,
+    };
+    let by_device = || source.file_name().is_some_and(|name| name.as_bytes().starts_with(b"cdi-"));
+    Some(match staged {
+        _ if FILES.iter().any(|file| place == Path::new(file)) && staged.is_none() => {
+            (ErrorKind::FailedPrecondition, format!("the image does not fit: {reason}"))
+        }
+        Some(_) if by_device() => (ErrorKind::FailedPrecondition, format!("config.CDI_devices: {reason}")),
+        _ => (ErrorKind::InvalidArgument, format!("config.mounts: {reason}")),
+    })
+}
+
+/// What stands at a place in the container before anything is mounted just there.
+fn look(targets: &[Target], spec: &CreateSpec, place: &Path) -> Result<FileType, Errno> {
+    let around = around(targets, place);
+    let inside = around.and_then(|around| place.strip_prefix(&around.place).ok()).unwrap_or(place);
+    let root = match around {
+        None => &spec.rootfs.mountpoint,
+        Some(Target { source: Some(source), .. }) => source,
+        // The kernel shows the same files everywhere.
+        Some(own) if own.kind == "proc" || own.kind == "sysfs" => &own.place,
+        Some(own) if own.place == Path::new("/dev") && DEVICES.iter().any(|name| inside == Path::new(name)) => {
+            return Ok(FileType::CharacterDevice);
+        }
+        Some(_) => return Err(Errno::NOENT),
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let inside = Path::new("/").join(inside);
+    let found = rustix::fs::openat2(&root, inside, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode))
 }
 
 fn make_in(root: &Path, path: &Path, target: &Target, owner: (u32, u32)) -> io::Result<()> {

@@ -43,6 +43,8 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let owner = spec::owner(&config)?;
         let targets = targets::of(&config);
         let mut program = spec::for_libcontainer(&mut config, spec, own)?;
+        let cwd = program.cwd.clone();
+        let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
         let user = program.user.take().map(PodUser::open).transpose()?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
@@ -53,7 +55,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         };
         hygiene::shed(program.oom_score_adj, spec.confinement.selinux_label.as_deref())?;
         give(owner, &streams)?;
-        rootfs::prepare(spec, if user.is_some() { &targets } else { &[] })?;
+        rootfs::prepare(spec, if user.is_some() { &targets } else { &[] }).map_err(blame)?;
         let rules = config.pointer("/linux/resources/devices").cloned();
         let read_only = spec::read_only_cgroups(&config);
         let hierarchies = hierarchies::enter(&mut config, spec)?;
@@ -67,7 +69,8 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
             let id = spec.container.as_str().to_owned();
             let builder = ContainerBuilder::new(id, SyscallType::Linux).with_root_path(root)?.with_executor(executor);
             with_streams(builder, streams).as_init(&bundle).with_systemd(systemd).as_sibling(true).build()
-        })?;
+        })
+        .map_err(blame)?;
         devices::restrict(rules.as_ref(), &spec.cgroups)?;
         for folder in &spec.cgroups {
             resources::apply(folder, &limits)?;

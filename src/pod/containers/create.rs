@@ -478,11 +478,8 @@ fn engine(context: &Context, handler: &Handler, paths: &PodPaths) -> Result<Engi
     Ok(match settings.kind {
         Kind::Youki => Engine::Youki { root: paths.state.join("youki"), systemd_cgroup },
         Kind::Oci => Engine::Oci {
-            binary: handler.find_binary().ok_or_else(|| {
-                let binary = settings.binary.clone().unwrap_or_default();
-                let text = format!("handler {:?}: its binary {binary:?} is not installed", handler.name);
-                PodError::failed(ErrorKind::FailedPrecondition, text)
-            })?,
+            // Kind `oci` has one: its file was checked.
+            binary: handler.program().map_err(|error| PodError::of("handler", &error))?.unwrap_or_default(),
             root: settings.root.clone().unwrap_or_else(|| paths.state.join("oci")),
             args: settings.args.clone(),
             systemd_cgroup,

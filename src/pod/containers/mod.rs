@@ -83,11 +83,12 @@ impl Driver {
         if let Some(asked) = &config.resources {
             self.context.check_limits(asked)?;
         }
-        let (asked, own) = (&config.security.namespaces.user, &self.record.config.security.namespaces.user);
-        if asked.is_some() && asked != own {
+        let (asked, own) = (&config.security.namespaces, &self.record.config.security.namespaces.user);
+        // A container that says nothing is in its sandbox's.
+        if (asked.user.is_some() || asked.host_user) && asked.user != *own {
             return Err(PodError::Invalid {
                 field: "config.linux.security_context.namespace_options.userns_options",
-                value: format!("{asked:?}"),
+                value: if asked.host_user { "NODE".to_owned() } else { format!("{:?}", asked.user) },
                 reason: format!("containers are in the user namespace of their sandbox, which is {own:?}"),
             });
         }

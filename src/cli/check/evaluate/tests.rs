@@ -1,5 +1,6 @@
 use super::super::facts::{AppArmor, Cgroups};
 use super::*;
+use crate::cdi;
 use crate::network::{InspectedNetwork, Inspection};
 
 /// A node as it should be.
@@ -40,6 +41,13 @@ fn good() -> Facts {
         },
         cni_conf_dir: "/etc/cni/net.d".into(),
         cni_bin_dirs: vec!["/opt/cni/bin".into()],
+        devices: cdi::Inspection {
+            dirs: vec!["/etc/cdi".into()],
+            files: vec!["/etc/cdi/gpu.yaml".into()],
+            ..cdi::Inspection::default()
+        },
+        handlers: vec![Ok("youki".into()), Ok("runc (/usr/sbin/runc)".into())],
+        no_handlers: None,
         iptables: true,
         ip_forward: Some(true),
         bridge_nf: Some(true),
@@ -125,6 +133,16 @@ fn privileges() {
     assert_eq!(after(|facts| facts.capabilities = Some(!(1 << 21))), "FAIL capabilities");
     assert_eq!(after(|facts| facts.capabilities = Some(0)), "FAIL capabilities");
     assert_eq!(after(|facts| facts.capabilities = None), "warn capabilities");
+}
+
+#[test]
+fn handlers_and_devices() {
+    let broken = |facts: &mut Facts| facts.handlers.push(Err("gone".into()));
+    assert_eq!(after(broken), "warn runtime handlers");
+    assert_eq!(after(|facts| facts.no_handlers = Some("x.toml".into())), "FAIL runtime handlers");
+    let bad = |facts: &mut Facts| drop(facts.devices.problems.insert("/etc/cdi/bad.json".into(), "no".into()));
+    assert_eq!(after(bad), "warn cdi");
+    assert_eq!(after(|facts| facts.devices = cdi::Inspection::default()), "", "disabled");
 }
 
 #[test]

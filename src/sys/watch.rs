@@ -1,4 +1,4 @@
-//! The configuration folder, watched: a change takes effect for the next pod.
+//! A folder of configuration files, watched: a change takes effect at once.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,23 +12,37 @@ use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
 /// Room for events read at once, bytes.
 const BUFFER: usize = 8 << 10;
 
-/// A watch of one folder, which need not exist, and of the folders in it.
-pub(super) struct Watch {
+/// A watch of one folder, which need not exist, and of the folders in it. No change is lost: if the kernel
+/// has no room for more events it says so, which counts as a change, and what is watched is looked up anew
+/// after each.
+#[derive(Debug)]
+pub struct Watch {
     folder: PathBuf,
     events: EventStream<Vec<u8>>,
 }
 
 impl Watch {
     /// Starts watching. Must be called in a tokio runtime.
-    pub(super) fn new(folder: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The kernel's limits on inotify instances and watches, mostly.
+    pub fn new(folder: &Path) -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream(vec![0; BUFFER])?;
         let mut watch = Self { folder: folder.to_owned(), events };
         watch.extend()?;
         Ok(watch)
     }
 
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Waits until something may have changed. What comes in the same moment counts as one change.
-    pub(super) async fn changed(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Nothing can be watched any longer.
+    pub async fn changed(&mut self) -> io::Result<()> {
         loop {
             let mut event = self.next().await?;
             let mut relevant = false;
@@ -137,6 +151,25 @@ mod tests {
         assert!(seen(&mut watch).await, "folder made anew");
         fs::write(folder.join("10.conf"), "x").unwrap();
         assert!(seen(&mut watch).await, "file written in the new folder");
+    }
+
+    #[tokio::test]
+    async fn more_changes_than_the_kernel_keeps_are_a_change() {
+        let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let most: usize = most.trim().parse().unwrap();
+        let root = tempfile::tempdir_in("/dev/shm").unwrap();
+        let folder = root.path().join("cdi");
+        fs::create_dir(&folder).unwrap();
+        let mut watch = Watch::new(&folder).unwrap();
+        // Two events each, no two alike in a row: those that do not fit are dropped by the kernel.
+        for turn in 0..=most / 2 {
+            fs::write(folder.join(if turn % 2 == 0 { "a" } else { "b" }), "").unwrap();
+        }
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        assert!(seen(&mut watch).await);
+        fs::write(folder.join("late.json"), "x").unwrap();
+        assert!(seen(&mut watch).await, "in the folder that took its place unseen");
     }
 
     #[tokio::test]
