@@ -164,7 +164,7 @@ impl Handler {
         let mut features = match self.program() {
             Ok(Some(binary)) => Features::ask(&binary, &self.settings.args).await,
             Ok(None) => return,
-            Err(problem) => Features::none(&problem.to_string()),
+            Err(problem) => Features::none(problem.to_string()),
         };
         if reachable.is_err() {
             // Nothing that its file says makes up for that.
