@@ -1,7 +1,8 @@
 //! The census: what the machine holds at the end of a test against what it held at its start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +14,8 @@ pub struct Baseline {
     mounts: Vec<String>,
     links: BTreeSet<String>,
     netns: BTreeSet<PathBuf>,
+    /// Owners and modes of what is in /dev.
+    devices: BTreeMap<PathBuf, [u32; 3]>,
     /// Files below root and state once the daemon had started.
     files: BTreeSet<PathBuf>,
     /// Open files of the daemon once it had started.
@@ -23,7 +26,7 @@ impl Baseline {
     /// Before the daemon was first started.
     pub fn before(_dir: &Path) -> Self {
         let (files, open) = (BTreeSet::new(), Vec::new());
-        Self { mounts: host::mounts(), links: host::links(), netns: named_netns(), files, open }
+        Self { mounts: host::mounts(), links: host::links(), netns: named_netns(), devices: devices(), files, open }
     }
 
     /// Once the daemon had answered for the first time.
@@ -71,6 +74,8 @@ impl Baseline {
             links.difference(&self.links).filter(|&link| link != cni::BRIDGE).map(|link| format!("link {link}")),
         );
         wrong.extend(named_netns().difference(&self.netns).map(|path| format!("network namespace {}", path.display())));
+        let changed = devices().into_iter().filter(|(path, now)| self.devices.get(path).is_some_and(|was| was != now));
+        wrong.extend(changed.map(|(path, now)| format!("user, group, mode of {path:?} are {now:?}")));
         wrong.extend(cni::leases(dir).iter().map(|lease| format!("lease {lease}")));
         wrong.extend(firewall().lines().filter(|line| known(line)).map(|line| format!("firewall rule {line}")));
 
@@ -99,6 +104,14 @@ impl Baseline {
         wrong.extend(now.difference(&self.files).map(|path| format!("file {}", path.display())));
         wrong
     }
+}
+
+fn devices() -> BTreeMap<PathBuf, [u32; 3]> {
+    let entries = fs::read_dir("/dev").unwrap().flatten();
+    entries
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, of)| (path, [of.uid(), of.gid(), of.mode()]))
+        .collect()
 }
 
 fn verdict(mut wrong: Vec<String>) -> Result<(), String> {

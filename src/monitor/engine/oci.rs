@@ -49,7 +49,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
         let pid_file = call.folder.join("init.pid");
         let mut command = call.command("create");
         command.arg("--bundle").arg(bundle).arg("--pid-file").arg(&pid_file);
-        set_streams(&mut command, streams);
+        attempt(set_streams(&mut command, streams), || "setting up the streams".to_owned())?;
         call.run(command.arg(spec.container.as_str())).map_err(blame)?;
         read_pid(&pid_file).map(Outcome::Process)
     })
@@ -82,7 +82,7 @@ pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Re
         if let Some(file) = &inside_file {
             command.arg("--internal-pid-file").arg(file);
         }
-        set_streams(&mut command, streams);
+        attempt(set_streams(&mut command, streams), || "setting up the streams".to_owned())?;
         let result = call.run(command.arg(create.container.as_str())).and_then(|()| read_pid(&pid_file));
         if let (Some(file), Ok(pid)) = (&inside_file, &result) {
             attempt(fs::rename(file, inside(&call.folder, *pid)), || format!("keeping {file:?}"))?;
@@ -276,16 +276,18 @@ fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
     }
 }
 
-fn set_streams(command: &mut Command, streams: Streams) {
-    match streams {
+fn set_streams(command: &mut Command, streams: Streams) -> io::Result<()> {
+    match stdio::shelter(streams)? {
         Streams::Pipes { stdin, stdout, stderr } => {
-            command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+            command.stdin(stdin).stdout(stdout).stderr(stderr);
         }
         Streams::Terminal { console_socket } => {
-            quiet_streams(command);
+            let null = stdio::own_null()?;
+            command.stdin(null.try_clone()?).stdout(null.try_clone()?).stderr(null);
             command.arg("--console-socket").arg(console_socket);
         }
     }
+    Ok(())
 }
 
 fn quiet(mut command: Command) -> Command {

@@ -4,11 +4,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Uid, makedev};
+use rustix::mount::MountAttrFlags;
 use rustix::pty::OpenptFlags;
 
 use super::Streams;
-use crate::sys::rights;
+use crate::sys::{mounts, rights};
+
+/// Major and minor number of the null device.
+const NULL: (u32, u32) = (1, 3);
 
 /// What a devpts file system calls itself.
 const DEVPTS_MAGIC: i64 = 0x1cd1;
@@ -33,6 +37,29 @@ pub(super) fn give(streams: &Streams, owner: u32) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Null devices of nobody else's in place of the host's: some runtimes give whatever their streams are to the user
+/// inside, who could then close the host's to everybody.
+pub(super) fn shelter(streams: Streams) -> io::Result<Streams> {
+    let Streams::Pipes { stdin, stdout, stderr } = streams else { return Ok(streams) };
+    let one = |stream: OwnedFd| {
+        let meta = rustix::fs::fstat(&stream)?;
+        let device = FileType::from_raw_mode(meta.st_mode) == FileType::CharacterDevice
+            && meta.st_rdev == makedev(NULL.0, NULL.1);
+        if device { own_null() } else { Ok(stream) }
+    };
+    Ok(Streams::Pipes { stdin: one(stdin)?, stdout: one(stdout)?, stderr: one(stderr)? })
+}
+
+/// A null device on a file system that nobody else sees.
+pub(super) fn own_null() -> io::Result<OwnedFd> {
+    let limits = [("size", "4k"), ("nr_inodes", "2")];
+    let place = mounts::tmpfs(&limits, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+    let mode = Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(&place, "null", FileType::CharacterDevice, mode, makedev(NULL.0, NULL.1))?;
+    rustix::fs::chmodat(&place, "null", mode, AtFlags::empty())?;
+    Ok(rustix::fs::openat(&place, "null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// The host's number for a user of a container, by lines of `inside outside length`; `None`: it has none.
