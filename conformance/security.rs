@@ -157,10 +157,8 @@ async fn masked_and_readonly_paths() {
     security.readonly_paths =
         crate::harness::args(&["/proc/sysrq-trigger", "/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq"]);
     // A profile would refuse what is behind the mask, too.
-    security.apparmor = Some(SecurityProfile {
-        profile_type: security_profile::ProfileType::Unconfined.into(),
-        ..Default::default()
-    });
+    security.apparmor =
+        Some(SecurityProfile { profile_type: security_profile::ProfileType::Unconfined.into(), ..Default::default() });
     assert_eq!(node.outcome(&pod, config).await.1, "0\nend\n");
     node.finish().await;
 }
