@@ -7,7 +7,7 @@ use podwright::proto::*;
 use crate::harness::{BUSYBOX, Node, Pod, Setup, args, logs, registry, secs, specs, with_each_handler};
 
 /// A runtime's program, if the machine has it.
-fn find(name: &str) -> Option<PathBuf> {
+pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let tools = registry::tools().join("usr/bin");
     let folders = path.split(':').map(PathBuf::from).chain(["/usr/sbin".into(), "/usr/bin".into(), tools]);
@@ -16,6 +16,13 @@ fn find(name: &str) -> Option<PathBuf> {
 
 /// A node with a handler of this name beside the built-in one, or `None` if its runtime is not installed.
 pub async fn node_with(name: &str) -> Option<Node> {
+    let mut node = Node::with(setup(name)?).await;
+    node.pull(BUSYBOX).await;
+    Some(node)
+}
+
+/// What such a node is made of.
+pub fn setup(name: &str) -> Option<Setup> {
     let handlers = if name == "youki" {
         Vec::new()
     } else {
@@ -30,10 +37,7 @@ pub async fn node_with(name: &str) -> Option<Node> {
             text.replace(&format!("binary = \"{name}\""), &format!("binary = {:?}", binary.display().to_string()));
         vec![(format!("{name}.toml"), network(name, text))]
     };
-    let hide_unified = name == "crun";
-    let mut node = Node::with(Setup { handlers, hide_unified, ..Setup::default() }).await;
-    node.pull(BUSYBOX).await;
-    Some(node)
+    Some(Setup { handlers, hide_unified: name == "crun", ..Setup::default() })
 }
 
 /// gVisor of before 2025 takes a network namespace in which this file exists for the host's, and gives it no network

@@ -6,6 +6,7 @@ mod client;
 mod flood;
 mod forward;
 mod handlers;
+mod hostile;
 mod protocols;
 mod tokens;
 

@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
 use crate::handlers::{node_with, up};
-use crate::harness::{Ctr, Node, Pod, eventually, host, logs, secs, with_each_handler};
+use crate::harness::{Ctr, Node, Pod, eventually, host, logs, secs, volume, with_each_handler};
 
 /// A second daemon's connection to a pod's monitor.
 struct Direct {
@@ -292,30 +292,28 @@ async fn attach(handler: &str) {
 
 with_each_handler!({ exec, hang_up, attach }: youki, runc, crun);
 
-/// Bytes of output that must neither be lost nor kept.
-const MUCH: usize = 64 << 20;
-
 #[tokio::test]
 async fn much_output_is_whole_in_little_memory() {
+    let much = volume(64 << 20);
     let node = Node::ready().await;
     let pod = node.up(node.pod("much")).await;
-    let script = format!("read x; yes 'a line of a container' | head -c {MUCH}");
+    let script = format!("read x; yes 'a line of a container' | head -c {much}");
     let mut config = node.sh("c", &script);
     config.stdin = true;
     let ctr = node.launch(&pod, config).await;
     let direct = Direct::to(&node, &pod).await;
-    let expected = "a line of a container\n".repeat(MUCH / 22 + 1);
+    let expected = "a line of a container\n".repeat(much / 22 + 1);
     // By exec, nothing of it passes through the monitor.
-    let script = format!("yes 'a line of a container' | head -c {MUCH}");
+    let script = format!("yes 'a line of a container' | head -c {much}");
     let mut client = direct.exec(&ctr, &["sh", "-c", &script], OUT, false).await.unwrap();
     let output = client.output().await;
-    assert_eq!((output.len(), client.code().await), (MUCH, 0));
+    assert_eq!((output.len(), client.code().await), (much, 0));
     assert!(expected.starts_with(&output));
     let mut client = direct.attach(&ctr, ALL, false).await.unwrap();
     let mut idle = direct.attach(&ctr, OUT, false).await.unwrap();
     client.write("go\n");
     let (output, other) = tokio::join!(client.output(), idle.output());
-    assert_eq!((output.len(), other.len(), client.code().await), (MUCH, MUCH, 0));
+    assert_eq!((output.len(), other.len(), client.code().await), (much, much, 0));
     assert!(expected.starts_with(&output) && output == other);
     assert!(logs::stream(&logs::read(&ctr.log), "stdout") == output, "the log has it, too");
     assert!(direct.peak() < 24 << 10, "{} KiB", direct.peak());

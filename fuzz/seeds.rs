@@ -1,6 +1,8 @@
 //! Writes the seed corpus, `corpus/TARGET/NAME` beside this file: what kubectl sends for an exec and a
-//! port-forward, one of each frame, and openings of what is malformed.
+//! port-forward, one of each frame, and openings of what is malformed. With `--check` it writes nothing, and fails if what
+//! stands there is not what it would write: the code that encodes may have changed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -62,9 +64,18 @@ fn main() {
     seeds.push(("unknown-type".to_owned(), vec![0x80, 3, 0, 10, 0, 0, 0, 1, 9, 0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]));
     seeds.push(("giant".to_owned(), vec![0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff, 0]));
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let write = |target: &str, name: &str, bytes: &[u8]| {
-        fs::create_dir_all(top.join(target)).unwrap();
-        fs::write(top.join(target).join(name), bytes).unwrap();
+    let check = std::env::args().nth(1).is_some_and(|argument| argument == "--check");
+    let mut wanted = BTreeSet::new();
+    let mut write = |target: &str, name: &str, bytes: &[u8]| {
+        let file = top.join(target).join(name);
+        if check {
+            let same = fs::read(&file).is_ok_and(|stands| stands == bytes);
+            assert!(same, "{}: run `cargo run --bin seeds`", file.display());
+        } else {
+            fs::create_dir_all(top.join(target)).unwrap();
+            fs::write(&file, bytes).unwrap();
+        }
+        wanted.insert(file);
     };
     for (name, bytes) in &seeds {
         write("spdy_frames", name, bytes);
@@ -98,5 +109,11 @@ fn main() {
     ];
     for (name, bytes) in messages {
         write("websocket_channels", name, bytes);
+    }
+    for target in fs::read_dir(&top).unwrap() {
+        for file in fs::read_dir(target.unwrap().path()).unwrap() {
+            let file = file.unwrap().path();
+            assert!(wanted.contains(&file), "{}: a seed that nothing writes any more", file.display());
+        }
     }
 }

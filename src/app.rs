@@ -13,7 +13,7 @@ use crate::launch::handlers::Handlers;
 use crate::launch::monitor::Launcher;
 use crate::launch::seccomp::SeccompCompiler;
 use crate::network::{self, Network};
-use crate::pod::{Context, Limits, Lsm, LsmSettings, Pods};
+use crate::pod::{self, Context, Limits, Lsm, LsmSettings, Pods};
 use crate::snapshot::Snapshots;
 use crate::streaming::{self, Streaming};
 use crate::types::{ErrorKind, HasKind, chain};
@@ -77,7 +77,7 @@ impl App {
         let cgroups = Cgroups::detect(driver).map_err(failed("cgroups"))?;
         let images = Images::open(image_settings(&config)).map_err(failed("images"))?;
         let network = Network::new(network_settings(&config)).map_err(failed("network"))?;
-        let handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler)
+        let mut handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler)
             .map_err(failed("handlers"))?;
         for problem in handlers.iter().filter_map(|handler| handler.program().err()) {
             tracing::warn!(error = chain(&problem), "pods with this runtime handler are refused");
@@ -85,7 +85,8 @@ impl App {
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
         let launcher = Launcher::new(config.paths.monitor_program(&own));
-        let user_namespaces = launcher.probe_user_namespaces(&root.join("probe")).await;
+        let (place, probe) = (pod::user_place(&state), root.join("probe"));
+        let ((), user_namespaces) = tokio::join!(handlers.ask(&place), launcher.probe_user_namespaces(&probe));
         if let Err(reason) = &user_namespaces {
             tracing::warn!(reason, "pods cannot have user namespaces on this node");
         }
@@ -126,8 +127,8 @@ impl App {
         handlers.sort_by_key(|handler| (handler.name != default, &handler.name));
         let handlers = handlers.into_iter().map(|handler| HandlerInfo {
             handler: handler.clone(),
-            recursive_read_only_mounts: handler.settings.recursive_read_only_mounts.unwrap_or(true),
-            user_namespaces: self.has_user_namespaces && handler.takes_user_namespaces(),
+            recursive_read_only_mounts: handler.makes_recursive_read_only_mounts(),
+            user_namespaces: self.has_user_namespaces && handler.takes_user_namespaces().is_ok(),
         });
         Services {
             pods: self.pods.clone(),
@@ -161,6 +162,7 @@ impl App {
             tls: Some(tls).filter(|(certificate, _)| !certificate.as_os_str().is_empty()),
             idle_timeout: config.idle_timeout,
             creation_timeout: config.creation_timeout,
+            client_timeout: config.client_timeout,
             drain: self.config.runtime.exec_drain,
             max_sessions: config.max_sessions,
         }

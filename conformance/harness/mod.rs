@@ -20,7 +20,7 @@ pub use config::Setup;
 pub use dice::Dice;
 pub use node::{Ctr, Node, Pod};
 pub use specs::{BUSYBOX, HTTPD, args};
-pub use wait::{eventually, secs, slowness};
+pub use wait::{eventually, secs, slowness, volume};
 
 /// For each handler a module of its name, with these tests: functions beside the call, which take the handler's name.
 macro_rules! with_each_handler {

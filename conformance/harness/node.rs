@@ -1,6 +1,8 @@
 //! One test's node: its folder, its daemon, its registry, and short forms of the CRI's calls.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -71,6 +73,8 @@ impl Node {
     /// A node as asked, its daemon not started yet.
     pub fn prepare(setup: &Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("pwt.").tempdir_in("/tmp").expect("a temporary folder");
+        // The root of a user namespace must find its way to STATE.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).expect("mode");
         host::isolate(dir.path());
         setup.write(dir.path());
         let token: String = dir.path().to_string_lossy().chars().filter(char::is_ascii_alphanumeric).skip(6).collect();

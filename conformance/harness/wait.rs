@@ -12,6 +12,11 @@ pub fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds) * slowness()
 }
 
+/// So many bytes of output, less on a slow machine.
+pub fn volume(bytes: usize) -> usize {
+    bytes / slowness() as usize
+}
+
 /// Probes until it holds, and panics with the last thing that was wrong once the limit has passed.
 ///
 /// The probes look at files of the kernel (procfs, cgroupfs) and at other processes' doings: there is no event to wait

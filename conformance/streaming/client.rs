@@ -168,6 +168,11 @@ impl Socket {
         Self { socket, base64: protocol.contains("base64") }
     }
 
+    /// The WebSocket itself.
+    pub fn into_inner(self) -> WebSocketStream<TcpStream> {
+        self.socket
+    }
+
     pub async fn send(&mut self, channel: u8, data: &[u8]) {
         let message = if self.base64 {
             Message::text(format!("{channel}{}", STANDARD.encode(data)))

@@ -45,7 +45,7 @@ fn serve(mut socket: Std) {
 }
 
 /// A socket that listens in a pod's network.
-fn listen(node: &Node, pod: &Pod, address: &str) -> TcpListener {
+pub fn listen(node: &Node, pod: &Pod, address: &str) -> TcpListener {
     let file = format!("/proc/{}/ns/net", node.pid_in(&pod.id, "pause"));
     let network = std::fs::File::open(file).unwrap();
     let address = format!("{address}:0");

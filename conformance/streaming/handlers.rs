@@ -3,7 +3,9 @@
 use super::client::{Socket, Spdy, attach_url, code_of, exec_url, script_url};
 use super::{ALL, V4, V5};
 use crate::handlers::{node_with, up};
-use crate::harness::{Ctr, Node, eventually, secs, with_each_handler};
+use crate::harness::{Ctr, Node, eventually, secs, specs, with_each_handler};
+use crate::userns;
+use podwright::proto::Int64Value;
 
 /// Whether a process runs in the container, asked inside: some runtimes' processes are not to be seen from outside.
 async fn inside(node: &Node, ctr: &Ctr, command: &str) -> bool {
@@ -40,16 +42,46 @@ async fn exec(handler: &str) {
     node.finish().await;
 }
 
+/// With a user namespace, by pipes and by a terminal.
+async fn mapped(handler: &str) {
+    let Some(node) = userns::node_with(handler).await else { return };
+    let pod = node.up(userns::pod(&node, "mapped", 500_000)).await;
+    for user in [0, 1234] {
+        let mut config = node.sleeper(&format!("as-{user}"));
+        specs::security(&mut config).run_as_user = Some(Int64Value { value: user });
+        let ctr = node.launch(&pod, config).await;
+        node.logged(&ctr, "up").await;
+        let script = "cat > /dev/stdout; echo err > /dev/stderr; exit 5";
+        let mut client = Spdy::open(&script_url(&node, &ctr, script).await, V4, &ALL).await;
+        client.write("in").await;
+        client.end_input().await;
+        let [out, err, status] = client.rest().await;
+        assert_eq!((out.as_str(), err.as_str(), code_of(&status)), ("in", "err\n", Some(5)));
+        let command = ["sh", "-c", "stat -c %u $(tty) && echo written > $(tty); head -1 /proc/self/uid_map | wc -w"];
+        let [out, _, status] = Socket::open(&exec_url(&node, &ctr, &command, true).await, V5).await.until(None).await;
+        assert_eq!(out, format!("{user}\r\nwritten\r\n3\r\n"), "{status}");
+    }
+    node.finish().await;
+}
+
+/// What an exec has started goes with it, children of children, too.
+const LEAVES: &str = "sleep 4103 & { sleep 4104; true; } & sleep 0.5; echo up; exec sleep 4101";
+
 async fn leaves(handler: &str) {
     let Some(node) = node_with(handler).await else { return };
     let pod = up(&node, handler, "leaves").await;
     let ctr = node.launch(&pod, node.sleeper("c")).await;
     node.logged(&ctr, "up").await;
-    let mut client = Spdy::open(&script_url(&node, &ctr, "echo up; exec sleep 4101").await, V4, &ALL).await;
+    let mut client = Spdy::open(&script_url(&node, &ctr, LEAVES).await, V4, &ALL).await;
     client.until("up\n").await;
-    assert!(inside(&node, &ctr, "sleep 4101").await);
+    let running = ["sleep 4101", "sleep 4103", "sleep 4104"];
+    for command in running {
+        assert!(inside(&node, &ctr, command).await, "{command}");
+    }
     drop(client);
-    ends(&node, &ctr, "sleep 4101").await;
+    for command in running {
+        ends(&node, &ctr, command).await;
+    }
     let url = exec_url(&node, &ctr, &["sh", "-c", "echo up; exec sleep 4102"], true).await;
     let mut client = Socket::open(&url, V5).await;
     client.until(Some("up\r\n")).await;
@@ -74,4 +106,4 @@ async fn attach(handler: &str) {
     node.finish().await;
 }
 
-with_each_handler!({ exec, leaves, attach }: youki, runc, crun, runsc);
+with_each_handler!({ exec, leaves, mapped, attach }: youki, runc, crun, runsc);

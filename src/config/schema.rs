@@ -80,6 +80,9 @@ sections! {
         /// Longest wait for the streams that a client has to open.
         #[serde(with = "duration")]
         creation_timeout: Duration = Duration::from_secs(30),
+        /// A client whose machine has answered nothing for this long is lost.
+        #[serde(with = "duration")]
+        client_timeout: Duration = Duration::from_secs(120),
         /// Most sessions at once.
         max_sessions: usize = 1000,
     }

@@ -88,6 +88,7 @@ fn folders(config: &Config) -> Result<(), Bad> {
 fn streaming(streaming: &Streaming) -> Result<(), Bad> {
     positive("streaming.idle_timeout", streaming.idle_timeout)?;
     positive("streaming.creation_timeout", streaming.creation_timeout)?;
+    positive("streaming.client_timeout", streaming.client_timeout)?;
     within("streaming.max_sessions", streaming.max_sessions as u64, 1, 65_536)?;
     let files = [
         ("streaming.tls_cert_file", &streaming.tls_cert_file, &streaming.tls_key_file),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::devices::{self, Node};
+use crate::wire::IdMaps;
 
 /// Where hooks of a kind run, in the order of the OCI runtime specification.
 const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -104,17 +105,18 @@ struct RawMount {
     options: Vec<String>,
 }
 
-/// Reads edits, looks up device nodes on this host, and gives those without an owner to this user.
+/// Reads edits, looks up device nodes on this host, and gives those without an owner to `owner`, uid and gid as the
+/// host numbers them, as is the owner of all of them. `maps`: what an owner who is named is called there.
 ///
 /// # Errors
 /// What of them cannot be, for people.
-pub fn read(list: &[Value], uid: u32, gid: u32) -> Result<Edits, String> {
+pub fn read(list: &[Value], owner: Option<(u32, u32)>, maps: Option<&IdMaps>) -> Result<Edits, String> {
     let mut all = Edits::default();
     for edits in list {
         let raw: Raw = serde_json::from_value(edits.clone()).map_err(|error| format!("container edits: {error}"))?;
         all.env.extend(raw.env);
         for node in raw.device_nodes {
-            let node = device(&node, uid, gid)?;
+            let node = device(&node, owner, maps)?;
             all.devices.retain(|known| known.device["path"] != node.device["path"]);
             all.devices.push(node);
         }
@@ -140,7 +142,7 @@ pub fn read(list: &[Value], uid: u32, gid: u32) -> Result<Edits, String> {
     Ok(all)
 }
 
-fn device(raw: &RawNode, uid: u32, gid: u32) -> Result<Node, String> {
+fn device(raw: &RawNode, owner: Option<(u32, u32)>, maps: Option<&IdMaps>) -> Result<Node, String> {
     if !absolute(&raw.path) {
         return Err(format!("device {:?}: want an absolute path", raw.path));
     }
@@ -164,10 +166,17 @@ fn device(raw: &RawNode, uid: u32, gid: u32) -> Result<Node, String> {
     if !raw.r#type.is_empty() && raw.r#type != kind && !(raw.r#type == "u" && kind == "c") {
         return Err(format!("device {host:?} is of type {kind:?}, not {:?}", raw.r#type));
     }
+    let root = maps.map_or((0, 0), IdMaps::root);
+    let named = |id: Option<u32>, map: fn(&IdMaps, u32) -> Option<u32>| match (id, maps) {
+        (Some(id), Some(maps)) => map(maps, id)
+            .map(Some)
+            .ok_or_else(|| format!("device {:?}: its owner {id} does not exist in the pod's user namespace", raw.path)),
+        (id, _) => Ok(id),
+    };
     let fields = [
         ("fileMode", raw.file_mode),
-        ("uid", raw.uid.or((uid != 0).then_some(uid))),
-        ("gid", raw.gid.or((gid != 0).then_some(gid))),
+        ("uid", named(raw.uid, IdMaps::uid)?.or(owner.map(|(uid, _)| uid).filter(|uid| *uid != root.0))),
+        ("gid", named(raw.gid, IdMaps::gid)?.or(owner.map(|(_, gid)| gid).filter(|gid| *gid != root.1))),
     ];
     for (key, value) in fields {
         if let Some(value) = value {
@@ -220,7 +229,7 @@ mod tests {
             }),
             json!({"env": ["B=2"], "mounts": [{"hostPath": "/usr", "containerPath": "/m"}]}),
         ];
-        let got = read(&list, 1000, 0).unwrap();
+        let got = read(&list, Some((1000, 0)), None).unwrap();
         assert_eq!((got.env, got.gids), (vec!["A=1".to_owned(), "B=2".to_owned()], vec![44]));
         assert_eq!(got.mounts.len(), 1);
         assert_eq!((got.mounts[0].source.as_str(), got.mounts[0].is_bind()), ("/usr", true));
@@ -241,6 +250,24 @@ mod tests {
     }
 
     #[test]
+    fn owners_are_as_the_host_numbers_them() {
+        let maps = IdMaps { uids: vec![(0, 1000, 10)], gids: vec![(0, 2000, 10)] };
+        let list = [json!({"deviceNodes": [
+            {"path": "/dev/x", "hostPath": "/dev/null"},
+            {"path": "/dev/y", "type": "c", "major": 7, "minor": 9, "uid": 3, "gid": 4},
+        ]})];
+        let ids = |owner| {
+            let devices = read(&list, owner, Some(&maps)).unwrap().devices;
+            devices.iter().map(|node| (node.device["uid"].clone(), node.device["gid"].clone())).collect::<Vec<_>>()
+        };
+        let named = (json!(1003), json!(2004));
+        assert_eq!(ids(Some((1005, 2006))), [(json!(1005), json!(2006)), named.clone()]);
+        assert_eq!(ids(Some((1000, 2000))), [(json!(0), json!(0)), named], "the host's root, not the one inside");
+        let strange = [json!({"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/null", "uid": 10}]})];
+        assert!(read(&strange, None, Some(&maps)).unwrap_err().contains("does not exist"));
+    }
+
+    #[test]
     fn what_cannot_be_is_told() {
         for (edits, word) in [
             (json!({"deviceNodes": [{"path": "/no/such/node"}]}), "/no/such/node"),
@@ -251,7 +278,7 @@ mod tests {
             (json!({"hooks": [{"hookName": "later", "path": "/x"}]}), "later"),
             (json!({"env": 5}), "container edits"),
         ] {
-            let error = read(&[edits], 0, 0).unwrap_err();
+            let error = read(&[edits], Some((0, 0)), None).unwrap_err();
             assert!(error.contains(word), "{error}");
         }
     }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::features::{self, Features};
 use crate::types::{ErrorKind, HasKind};
 
 /// Name of the built-in handler.
@@ -88,6 +89,8 @@ pub struct Handler {
     pub name: String,
     /// Its settings.
     pub settings: Settings,
+    /// What its binary says of itself; `None`: it was not asked, or there is none.
+    pub features: Option<Features>,
 }
 
 /// A handler's file.
@@ -116,9 +119,9 @@ pub struct Settings {
     pub privileged_without_host_devices: bool,
     /// Overrides whether the systemd cgroup driver is used; unset: as configured.
     pub systemd_cgroup: Option<bool>,
-    /// User namespaces work with it, if they do on this node at all. Unset: with `youki`, and with no binary.
+    /// User namespaces work with it, if they do on this node at all. Unset: with `youki`, and if the binary says so.
     pub user_namespaces: Option<bool>,
-    /// Recursive read-only mounts work with it.
+    /// Recursive read-only mounts work with it. Unset: the same.
     pub recursive_read_only_mounts: Option<bool>,
 }
 
@@ -141,9 +144,40 @@ impl Handler {
         }
     }
 
-    /// Whether pods with user namespaces can use it, where the kernel can do them.
-    pub fn takes_user_namespaces(&self) -> bool {
-        self.settings.user_namespaces.unwrap_or(self.settings.kind == Kind::Youki)
+    /// Whether pods with user namespaces can use it, where the kernel can do them; else why not.
+    pub fn takes_user_namespaces(&self) -> Result<(), String> {
+        match (self.settings.user_namespaces, self.settings.kind, &self.features) {
+            (Some(false), ..) => Err("its configuration says that it has none".to_owned()),
+            (Some(true), ..) | (None, Kind::Youki, _) => Ok(()),
+            (None, Kind::Oci, Some(features)) => features.user_namespaces.clone(),
+            (None, Kind::Oci, None) => Err("its runtime is not known".to_owned()),
+        }
+    }
+
+    /// Whether mounts can be made read-only with all that is mounted below them.
+    pub fn makes_recursive_read_only_mounts(&self) -> bool {
+        let told = self.features.as_ref().is_some_and(|features| features.recursive_read_only_mounts);
+        self.settings.recursive_read_only_mounts.unwrap_or(self.settings.kind == Kind::Youki || told)
+    }
+
+    async fn ask(&mut self, reachable: Result<(), String>) {
+        let mut features = match self.program() {
+            Ok(Some(binary)) => Features::ask(&binary, &self.settings.args).await,
+            Ok(None) => return,
+            Err(problem) => Features::none(problem.to_string()),
+        };
+        if reachable.is_err() {
+            // Nothing that its file says makes up for that.
+            self.settings.user_namespaces = self.settings.user_namespaces.filter(|has| !has);
+            features.user_namespaces = features.user_namespaces.and(reachable);
+        }
+        self.features = Some(features);
+        match self.takes_user_namespaces() {
+            Err(reason) if self.settings.user_namespaces.is_none() => {
+                tracing::info!(handler = self.name, reason, "pods of this handler cannot have user namespaces");
+            }
+            _ => {}
+        }
     }
 
     /// Those of `annotations` that one of `patterns` lets through to the runtime.
@@ -168,7 +202,7 @@ pub struct Handlers {
 impl Default for Handlers {
     /// Only the built-in one.
     fn default() -> Self {
-        let built_in = Handler { name: BUILT_IN.to_owned(), settings: Settings::default() };
+        let built_in = Handler { name: BUILT_IN.to_owned(), ..Handler::default() };
         Self { by_name: BTreeMap::from([(BUILT_IN.to_owned(), built_in)]), default: BUILT_IN.to_owned() }
     }
 }
@@ -180,6 +214,17 @@ impl Handlers {
         let mut handlers = Self::read(folder)?;
         handlers.default = handlers.get(default)?.name.clone();
         Ok(handlers)
+    }
+
+    /// Asks all binaries, side by side, what they can do. `place` is a folder to be made, which containers with user
+    /// namespaces are made in, see [`crate::wire::Engine::Oci`].
+    pub async fn ask(&mut self, place: &Path) {
+        let binaries: Vec<_> = self.by_name.values_mut().filter(|handler| handler.settings.kind == Kind::Oci).collect();
+        if binaries.is_empty() {
+            return;
+        }
+        let reachable = features::make_reachable(place);
+        futures_util::future::join_all(binaries.into_iter().map(|handler| handler.ask(reachable.clone()))).await;
     }
 
     fn read(folder: &Path) -> Result<Self, HandlerError> {
@@ -258,7 +303,7 @@ fn parse(path: &Path, text: &str) -> Result<Handler, HandlerError> {
     {
         return Err(invalid(format!("{key}: {path:?} is not absolute")));
     }
-    Ok(Handler { name: name.to_owned(), settings })
+    Ok(Handler { name: name.to_owned(), settings, features: None })
 }
 
 #[cfg(test)]
@@ -308,7 +353,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| {
             let settings = Settings { kind: Kind::Oci, binary: Some(folder.path().join(name)), ..Settings::default() };
-            Handler { name: "h".to_owned(), settings }
+            Handler { name: "h".to_owned(), settings, features: None }
         };
         fs::write(folder.path().join("text"), "x").unwrap();
         fs::write(folder.path().join("program"), "x").unwrap();

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Deserialize;
 
 use super::failure;
@@ -19,6 +20,9 @@ const MAX_BACKLOG: usize = codec::MAX_FRAME + (1 << 20);
 
 /// Bytes read at once.
 const READ: usize = 4096;
+
+/// Calls after which others get their turn; what is left is reported again.
+const MANY: usize = 16;
 
 /// Descriptors, by the calls they came with, that may be ahead of their frames.
 const MAX_AHEAD: usize = 16;
@@ -66,11 +70,12 @@ impl Connection {
         Self { stream, token, greeted: false, input, descriptors, output, sent: 0, waiting: false }
     }
 
-    /// Reads what is there. `Err`: the peer is gone or talks nonsense, and must be dropped; what it
-    /// asked for before that is in `calls`.
+    /// Reads what is there, up to some calls; of a peer that hung up, all. `Err`: the peer is gone or talks
+    /// nonsense, and must be dropped; what it asked for before that is in `calls`.
     pub fn receive(&mut self, calls: &mut Vec<Incoming>) -> io::Result<()> {
         let mut bytes = [0; READ];
-        loop {
+        let most = if self.hung_up()? { usize::MAX } else { MANY };
+        while calls.len() < most {
             let got = match rights::receive(&self.stream, &mut bytes) {
                 Ok(got) if got.bytes == 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(got) => got,
@@ -91,6 +96,12 @@ impl Connection {
             self.input = Vec::new();
         }
         Ok(())
+    }
+
+    fn hung_up(&self) -> io::Result<bool> {
+        let mut polled = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        rustix::event::poll(&mut polled, Some(&Timespec::default()))?;
+        Ok(polled[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP))
     }
 
     fn take(&mut self, calls: &mut Vec<Incoming>) -> io::Result<()> {
@@ -200,6 +211,27 @@ mod tests {
                 [Incoming::Call(Call { id: 1, request: Request::KillPause, .. }), Incoming::Refused(2, _)]
             ));
         }
+    }
+
+    #[test]
+    fn many_calls_come_in_turns_unless_their_peer_is_gone() {
+        let call = codec::encode(&Call { id: 1, request: Request::KillPause, descriptors: 0 }).unwrap();
+        let bytes = call.repeat(1000);
+        let (mut connection, mut peer) = pair();
+        peer.write_all(&bytes).unwrap();
+        let (mut turns, mut count) = (0, 0);
+        while count < 1000 {
+            let mut calls = Vec::new();
+            connection.receive(&mut calls).unwrap();
+            assert!((1..=MANY + READ / call.len() + 1).contains(&calls.len()), "{}", calls.len());
+            (turns, count) = (turns + 1, count + calls.len());
+        }
+        assert!(turns > 5 && count == 1000, "{turns} {count}");
+        peer.write_all(&bytes).unwrap();
+        drop(peer);
+        let mut calls = Vec::new();
+        connection.receive(&mut calls).unwrap_err();
+        assert_eq!(calls.len(), 1000, "who looks at them must know that he is gone");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What every driver task works with, and where things of a sandbox lie.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,11 @@ use crate::types::{ErrorKind, HasKind, PodId, chain};
 
 /// How long a process that got SIGKILL may take to be gone.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(20);
+
+/// Where runtime binaries make containers with user namespaces, an empty folder below STATE.
+pub fn user_place(state: &Path) -> PathBuf {
+    state.join("userns")
+}
 
 /// The tools of all driver tasks.
 pub struct Context {
@@ -107,11 +112,11 @@ impl Context {
                 ErrorKind::FailedPrecondition,
                 format!("{FIELD}: this node has no user namespaces for pods: {reason}"),
             )),
-            Ok(()) if handler.takes_user_namespaces() => Ok(()),
-            Ok(()) => Err(PodError::failed(
-                ErrorKind::Unimplemented,
-                format!("{FIELD}: runtime handler {:?} does not support user namespaces", handler.name),
-            )),
+            Ok(()) => handler.takes_user_namespaces().map_err(|reason| {
+                let name = &handler.name;
+                let text = format!("{FIELD}: runtime handler {name:?} does not support user namespaces: {reason}");
+                PodError::failed(ErrorKind::Unimplemented, text)
+            }),
         }
     }
 

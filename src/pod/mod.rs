@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use crate::types::pod as config;
-pub use context::{Context, Limits};
+pub use context::{Context, Limits, user_place};
 pub use error::PodError;
 pub use lsm::{AppArmor, Lsm, Settings as LsmSettings};
 

@@ -28,6 +28,7 @@ use super::grant::{Grant, Streaming, Verb, Work};
 use super::hangup::Hangup;
 use super::lobby::Lobby;
 use super::negotiate::{self, refusal};
+use super::peer::Peer;
 use super::session::Surroundings;
 use super::tls::{Tls, TlsError};
 use super::{portforward, remotecommand};
@@ -43,12 +44,6 @@ const LOBBY_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 64;
 /// Most bytes of a request's line and headers together.
 const MAX_HEADER_BYTES: usize = 16 << 10;
-/// A silent connection is asked after this long whether it lives …
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// … again after this long …
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// … and is lost after as many questions.
-const KEEPALIVE_COUNT: u32 = 4;
 /// Pause after an accept that failed, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -63,6 +58,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Longest wait for the streams that a client has to open.
     pub creation_timeout: Duration,
+    /// A client whose machine has answered nothing for this long is lost.
+    pub client_timeout: Duration,
     /// How long, after a process has ended, others are heard that hold its streams.
     pub drain: Duration,
     /// Most sessions at once.
@@ -194,12 +191,12 @@ async fn accept(listener: &TcpListener, shared: &Arc<Shared>, lobby: &Lobby) {
 
 /// One connection, until it ends or has become a session.
 async fn connection(shared: Arc<Shared>, socket: TcpStream) {
-    let Ok(hangup) = prepare(&socket) else { return };
+    let Ok(peer) = prepare(&socket, shared.settings.client_timeout) else { return };
     let whole = async {
-        let Some(tls) = shared.tls.clone() else { return http(shared, socket, hangup).await };
+        let Some(tls) = shared.tls.clone() else { return http(shared, socket, peer).await };
         let Ok(acceptor) = tokio::task::spawn_blocking(move || tls.acceptor()).await else { return };
         match acceptor.accept(socket).await {
-            Ok(stream) => http(shared, stream, hangup).await,
+            Ok(stream) => http(shared, stream, peer).await,
             Err(error) => debug!(%error, "no TLS with a streaming client"),
         }
     };
@@ -208,19 +205,15 @@ async fn connection(shared: Arc<Shared>, socket: TcpStream) {
     }
 }
 
-fn prepare(socket: &TcpStream) -> io::Result<Hangup> {
+fn prepare(socket: &TcpStream, client_timeout: Duration) -> io::Result<Peer> {
     sockopt::set_tcp_nodelay(socket, true)?;
-    sockopt::set_socket_keepalive(socket, true)?;
-    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
-    Hangup::watch(socket)
+    Peer::of(socket, client_timeout)
 }
 
-async fn http(shared: Arc<Shared>, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, hangup: Hangup) {
+async fn http(shared: Arc<Shared>, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         let upgrade = hyper::upgrade::on(&mut request);
-        let answer = answer(&shared, &request, upgrade, &hangup);
+        let answer = answer(&shared, &request, upgrade, &peer);
         async { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
@@ -237,7 +230,7 @@ async fn http(shared: Arc<Shared>, io: impl AsyncRead + AsyncWrite + Send + Unpi
 }
 
 /// Answers a request; if it fits, its connection becomes a session. The path holds the token: it is never logged.
-fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, upgrade: OnUpgrade, hangup: &Hangup) -> Response<String> {
+fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, upgrade: OnUpgrade, peer: &Peer) -> Response<String> {
     let unknown = || *refusal(StatusCode::NOT_FOUND, "no such session");
     let Some((verb, token)) = Verb::of_path(request.uri().path()) else { return unknown() };
     if !shared.streaming.tokens.is_good(token, |grant| grant.verb == verb) {
@@ -274,6 +267,13 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, upgrade: OnUpgrade,
         warn!(limit = shared.settings.max_sessions, "streaming session refused: too many");
         return *refusal(StatusCode::SERVICE_UNAVAILABLE, "too many streaming sessions");
     };
+    let around = match surroundings(shared, peer.clone()) {
+        Ok(around) => around,
+        Err(error) => {
+            warn!(%error, "streaming session refused: its connection cannot be watched");
+            return *refusal(StatusCode::SERVICE_UNAVAILABLE, "no session can be had at the moment");
+        }
+    };
     let Some(mut grant) = shared.streaming.tokens.take(token, |grant| grant.verb == verb) else { return unknown() };
     if let Work::Ports { ports, .. } = &mut grant.work {
         if ports.is_empty() {
@@ -283,7 +283,6 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>, upgrade: OnUpgrade,
             return *refusal(StatusCode::BAD_REQUEST, "want ports, in the request to the CRI or as port= in the URL");
         }
     }
-    let around = surroundings(shared, hangup.clone());
     shared.tasks.spawn(async move {
         let _permit = permit;
         if let Ok(io) = upgrade.await {
@@ -321,13 +320,14 @@ async fn session(
     debug!(verb, outcome, "streaming session ended");
 }
 
-fn surroundings(shared: &Shared, hangup: Hangup) -> Surroundings {
-    Surroundings {
-        hangup,
+fn surroundings(shared: &Shared, peer: Peer) -> io::Result<Surroundings> {
+    Ok(Surroundings {
+        hangup: Hangup::watch(&peer)?,
+        peer,
         activity: Activity::new(),
         stop: shared.stop.clone(),
         idle_timeout: shared.settings.idle_timeout,
         creation_timeout: shared.settings.creation_timeout,
         drain: shared.settings.drain,
-    }
+    })
 }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::hangup::Hangup;
+use super::peer::Peer;
 use crate::pod::PodError;
 use crate::pod::streams::{AttachSession, ExecSession, Streams};
 
@@ -67,6 +68,8 @@ fn closed<T>() -> oneshot::Receiver<T> {
 pub(super) struct Surroundings {
     /// Whether the client is gone.
     pub(super) hangup: Hangup,
+    /// Whether the client's machine answers.
+    pub(super) peer: Peer,
     /// When data was last sent.
     pub(super) activity: Activity,
     /// Whether the daemon ends.
@@ -81,10 +84,33 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     /// Ready when the session must end though neither side has ended it; says why.
-    pub(super) async fn cut(&self) -> &'static str {
+    pub(super) async fn cut(&self) -> Cut {
         tokio::select! {
-            () = self.stop.cancelled() => "podwright is stopping",
-            () = self.activity.idle(self.idle_timeout) => "nothing was sent for too long",
+            () = self.stop.cancelled() => Cut::Stopping,
+            () = self.activity.idle(self.idle_timeout) => Cut::Idle,
+            () = self.peer.lost() => Cut::Lost,
+        }
+    }
+}
+
+/// Why a session is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The daemon ends.
+    Stopping,
+    /// No data went either way.
+    Idle,
+    /// The client's machine answers no more.
+    Lost,
+}
+
+impl Cut {
+    /// What the client is told; `None`: nobody is there to be told.
+    pub(super) fn words(self) -> Option<&'static str> {
+        match self {
+            Self::Stopping => Some("podwright is stopping"),
+            Self::Idle => Some("nothing was sent for too long"),
+            Self::Lost => None,
         }
     }
 }

@@ -11,24 +11,30 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::copy::CHUNK;
+use super::meter::{Meter, Metered};
 use super::websocket;
 
 /// A WebSocket as a stream of bytes.
 pub(super) struct Tunnel<S> {
     socket: WebSocketStream<S>,
+    meter: Meter,
     /// What was not read yet of the last message.
     rest: Bytes,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<Metered<S>> {
     /// Takes over a connection whose upgrade was answered.
     pub(super) async fn new(io: S) -> Self {
-        Self::over(websocket::accept(io).await)
+        let (socket, meter) = websocket::accept(io).await;
+        Self { socket, meter, rest: Bytes::new() }
     }
+}
 
-    /// The same, at either end.
+impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
+    /// The same at the client's end.
+    #[cfg(test)]
     pub(super) fn over(socket: WebSocketStream<S>) -> Self {
-        Self { socket, rest: Bytes::new() }
+        Self { socket, meter: Meter::default(), rest: Bytes::new() }
     }
 }
 
@@ -36,7 +42,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
             self.rest = match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-                Some(Ok(Message::Binary(bytes))) => bytes,
+                Some(Ok(Message::Binary(bytes))) => {
+                    self.meter.message();
+                    bytes
+                }
                 Some(Ok(Message::Text(_))) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
                 Some(Ok(_)) => continue,
@@ -80,8 +89,7 @@ mod tests {
     async fn bytes_pass_both_ways_whatever_the_messages() {
         let (near, far) = tokio::io::duplex(1000);
         let tunnel = Tunnel::new(near).await;
-        let client =
-            Tunnel { socket: WebSocketStream::from_raw_socket(far, Role::Client, None).await, rest: Bytes::new() };
+        let client = Tunnel::over(WebSocketStream::from_raw_socket(far, Role::Client, None).await);
         let sent: Vec<u8> = (0..200_000u32).map(|n| n.to_le_bytes()[1]).collect();
         let (mut reader, mut writer) = tokio::io::split(tunnel);
         let echo = tokio::spawn(async move {

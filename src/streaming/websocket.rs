@@ -18,44 +18,62 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 use super::channel::{Codec, chunk};
 use super::copy::{CHUNK, Outgoing};
 use super::hangup::Hangup;
+use super::meter::{Meter, Metered};
 
 /// Largest message taken, bytes. Clients send their input in pieces of some 32 KiB.
 const MAX_MESSAGE: usize = 4 << 20;
+/// Most bytes read that make no message with data, be they fragments or pings: messages in fragments have heads, too.
+const MAX_BETWEEN: u64 = 2 * MAX_MESSAGE as u64;
+/// Most bytes that wait to be written, more than any message of ours: answers to the pings of a client that does not
+/// read them pile up.
+const MAX_UNSENT: usize = 1 << 20;
 /// How often a client hears that the server is there. While a process does not read its input, a client's pings are not
 /// read either, and clients that hear nothing for a minute give up.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Longest wait for a client to take the last words and answer them.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// A WebSocket over a connection, and what counts the bytes that make no message: whoever reads tells it of each.
+pub(super) type Counted<S> = (WebSocketStream<Metered<S>>, Meter);
+
 /// Takes over a connection whose upgrade was answered.
-pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> WebSocketStream<S> {
+pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> Counted<S> {
     let config = WebSocketConfig::default()
         .read_buffer_size(CHUNK)
         .write_buffer_size(0)
+        .max_write_buffer_size(MAX_UNSENT)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
-    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+    let meter = Meter::default();
+    let io = Metered::new(io, meter.clone(), MAX_BETWEEN);
+    (WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await, meter)
 }
 
 /// Both halves.
 pub(super) struct Socket<S> {
     /// Read by one task.
-    pub(super) reader: SplitStream<WebSocketStream<S>>,
+    pub(super) reader: SplitStream<WebSocketStream<Metered<S>>>,
     /// Written by many.
     pub(super) writer: Writer<S>,
+    meter: Meter,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket<S> {
     /// Takes over a connection whose upgrade was answered.
     pub(super) async fn new(io: S, codec: Codec) -> Self {
-        let (sink, reader) = accept(io).await.split();
-        Self { reader, writer: Writer { sink: Arc::new(Mutex::new(sink)), codec } }
+        let (socket, meter) = accept(io).await;
+        let (sink, reader) = socket.split();
+        Self { reader, writer: Writer { sink: Arc::new(Mutex::new(sink)), codec }, meter }
     }
 
     /// The next message's payload. An end is why there is none: the client is gone or has closed, or is to be told.
     pub(super) async fn next(&mut self) -> ControlFlow<End, Bytes> {
         loop {
-            return match self.reader.next().await {
+            let next = self.reader.next().await;
+            if matches!(next, Some(Ok(Message::Binary(_) | Message::Text(_)))) {
+                self.meter.message();
+            }
+            return match next {
                 Some(Ok(Message::Binary(payload))) => ControlFlow::Continue(payload),
                 Some(Ok(Message::Text(text))) => ControlFlow::Continue(text.into()),
                 Some(Ok(Message::Close(_))) | None => ControlFlow::Break(End::Gone),
@@ -64,6 +82,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket<S> {
                 Some(Err(Error::Capacity(_))) => ControlFlow::Break(End::Wrong(CloseCode::Size, "message too large")),
                 Some(Err(Error::Protocol(_) | Error::Utf8(_))) => {
                     ControlFlow::Break(End::Wrong(CloseCode::Protocol, "malformed frame"))
+                }
+                Some(Err(_)) if self.meter.over(MAX_BETWEEN) => {
+                    ControlFlow::Break(End::Wrong(CloseCode::Policy, "too much that is no message"))
                 }
                 Some(Err(_)) => ControlFlow::Break(End::Gone),
             };
@@ -97,7 +118,7 @@ pub(super) enum End {
 
 /// Writes messages.
 pub(super) struct Writer<S> {
-    sink: Arc<Mutex<SplitSink<WebSocketStream<S>, Message>>>,
+    sink: Arc<Mutex<SplitSink<WebSocketStream<Metered<S>>, Message>>>,
     codec: Codec,
 }
 

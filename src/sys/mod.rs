@@ -12,4 +12,5 @@ pub mod probe;
 pub mod process;
 pub mod rights;
 pub mod seccomp;
+pub mod tcp;
 pub mod watch;

@@ -75,7 +75,13 @@ pub fn attach_at(tree: impl AsFd, place: impl AsFd, name: &str) -> io::Result<()
 
 /// A new, detached tmpfs with these options.
 pub fn tmpfs(options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    file_system("tmpfs", options, attributes)
+}
+
+/// A new, detached mount of a file system that has no device. What it shows (`proc`, `sysfs`, `mqueue`) is of this
+/// process's namespaces.
+pub fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         rustix::mount::fsconfig_set_string(&context, *key, *value)?;
     }

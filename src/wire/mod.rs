@@ -189,6 +189,10 @@ pub enum Engine {
         args: Vec<String>,
         /// `--systemd-cgroup`.
         systemd_cgroup: bool,
+        /// For a container with a user namespace: an existing folder that everybody can reach, which helpers mount
+        /// on in mount namespaces of their own.
+        #[serde(default)]
+        place: Option<PathBuf>,
     },
 }
 

@@ -79,7 +79,7 @@ pub fn resources(asked: &Resources) -> Value {
 }
 
 /// Mappings in the OCI form.
-pub(super) fn id_mappings(from: &[IdMapping]) -> Value {
+fn id_mappings(from: &[IdMapping]) -> Value {
     let one = |map: &IdMapping| json!({ "containerID": map.container_id, "hostID": map.host_id, "size": map.length });
     from.iter().map(one).collect()
 }

@@ -100,8 +100,8 @@ pub struct Inputs<'a> {
     pub seccomp: Option<LinuxSeccomp>,
     /// Capabilities that can be given at all.
     pub held: u64,
-    /// Mounts go through staging (built-in engine) instead of by option (OCI runtimes).
-    pub stage: bool,
+    /// For the built-in engine, not for an OCI runtime binary: that one takes propagation by option.
+    pub built_in: bool,
     /// AppArmor profile.
     pub apparmor: Option<&'a str>,
     /// SELinux label of the process.
@@ -154,7 +154,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Made, SpecError> {
         "mounts": mounts.list,
         "linux": linux,
     });
-    if !inputs.stage && inputs.places.netns.is_some() && !inputs.pod.hostname.is_empty() {
+    if !inputs.built_in && inputs.places.netns.is_some() && !inputs.pod.hostname.is_empty() {
         // A runtime with a kernel of its own does not see the namespace's name.
         spec["hostname"] = json!(inputs.pod.hostname);
     }
@@ -239,7 +239,7 @@ fn hooks(inputs: &Inputs<'_>) -> Value {
     let early = inputs.edits.hooks.iter().filter(|(kind, _)| kind == "prestart");
     let later = inputs.edits.hooks.iter().filter(|(kind, _)| kind != "prestart");
     for (kind, hook) in early.chain(later) {
-        let kind = if inputs.stage && kind == "prestart" { "createRuntime" } else { kind };
+        let kind = if inputs.built_in && kind == "prestart" { "createRuntime" } else { kind };
         match all.get_mut(kind).and_then(Value::as_array_mut) {
             Some(list) => list.push(hook.clone()),
             None => all[kind] = json!([hook]),

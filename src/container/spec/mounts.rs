@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::linux::id_mappings;
 use super::{Inputs, SpecError};
 use crate::container::edits::EditMount;
 use crate::types::container::{Mount, Propagation};
@@ -80,8 +79,9 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
             None => None,
             Some(name) => Some(image_tree(inputs, mount, name)?),
         };
-        // Private ones, too: libcontainer would leave them the host's slaves. No runtime knows of images.
-        let stage = inputs.stage || image.is_some();
+        // Private ones, too: libcontainer would leave them the host's slaves. No runtime knows of images, not every one
+        // of mapped owners, and one that does not would say nothing.
+        let stage = inputs.built_in || image.is_some() || mapped;
         let source = if stage {
             let place = inputs.staging.join(index.to_string());
             staged.push(StagedMount {
@@ -114,12 +114,8 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
             _ => "rw",
         });
         options.extend(mount.mount_options.iter().map(String::as_str));
-        let mut entry =
+        let entry =
             json!({ "destination": mount.container_path, "type": "bind", "source": source, "options": options });
-        if mapped && !stage {
-            entry["uidMappings"] = id_mappings(&mount.uid_mappings);
-            entry["gidMappings"] = id_mappings(&mount.gid_mappings);
-        }
         list.push(entry);
     }
     for (index, mount) in inputs.edits.mounts.iter().enumerate() {
@@ -154,7 +150,7 @@ fn edit(inputs: &Inputs<'_>, mount: &EditMount, index: usize, staged: &mut Vec<S
     if !has(&["bind", "rbind"]) {
         options.push("rbind".to_owned());
     }
-    if !inputs.stage {
+    if !inputs.built_in {
         return json!({ "destination": destination, "type": "bind", "source": source, "options": options });
     }
     let propagation = match () {

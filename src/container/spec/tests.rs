@@ -50,7 +50,7 @@ pub(super) fn container() -> ContainerConfig {
 }
 use crate::types::pod::NamespaceMode;
 
-fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made, SpecError> {
+fn spec(config: &ContainerConfig, program: &Program, built_in: bool) -> Result<Made, SpecError> {
     let places = PodPlaces {
         resolv_conf: "/s/resolv.conf".into(),
         hostname: Some("/s/hostname".into()),
@@ -73,7 +73,7 @@ fn spec(config: &ContainerConfig, program: &Program, stage: bool) -> Result<Made
         staging: Path::new("/b/mounts"),
         seccomp: None,
         held: (1 << 41) - 1,
-        stage,
+        built_in,
         apparmor: Some("p"),
         process_label: Some("u:r:t:s0:c1,c2"),
         mount_label: Some("u:o:f:s0:c1,c2"),

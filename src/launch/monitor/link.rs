@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -44,7 +45,11 @@ struct Frame {
 
 /// Calls that wait for their answers; `None` once the connection is gone.
 #[derive(Debug)]
-struct Calls(Mutex<Option<Waiting>>);
+struct Calls {
+    waiting: Mutex<Option<Waiting>>,
+    /// How often something was read.
+    heard: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -55,7 +60,7 @@ struct Waiting {
 impl Calls {
     fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
         // Nobody can leave the map half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,7 +76,7 @@ impl Link {
     pub fn new(pod: PodId, stream: UnixStream, tell: mpsc::UnboundedSender<MonitorEvent>) -> Self {
         let (input, output) = stream.into_split();
         let (frames, queue) = mpsc::channel(BACKLOG);
-        let calls = Arc::new(Calls(Mutex::new(Some(Waiting::default()))));
+        let calls = Arc::new(Calls { waiting: Mutex::new(Some(Waiting::default())), heard: AtomicU64::new(0) });
         tokio::spawn(write(output, queue));
         let reader = tokio::spawn(serve(pod.clone(), input, Arc::clone(&calls), tell));
         Self { pod, frames, calls, reader }
@@ -80,6 +85,11 @@ impl Link {
     /// Which pod's.
     pub fn pod(&self) -> &PodId {
         &self.pod
+    }
+
+    /// Another number than before: something has been heard since.
+    pub fn heard(&self) -> u64 {
+        self.calls.heard.load(Ordering::Relaxed)
     }
 
     /// Asks and waits for the answer.
@@ -156,6 +166,7 @@ async fn read(mut input: OwnedReadHalf, calls: &Calls, tell: &mpsc::UnboundedSen
         if input.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
+        calls.heard.fetch_add(1, Ordering::Relaxed);
         let mut used = 0;
         while let Some((message, length)) = codec::decode::<Message>(&buffer[used..]).map_err(io::Error::other)? {
             used += length;

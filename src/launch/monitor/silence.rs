@@ -1,7 +1,7 @@
 //! Monitors that do not answer, stopped or stuck in the kernel. A monitor works for milliseconds between two requests,
-//! so one that lives answers Hello at any time, whatever else it has been asked for. One that does not is no reason
-//! for clients to wait for ever; and where its containers are to end anyway, it is killed, and they with it: by its
-//! end the pod's task learns that it has to see to what is left.
+//! so one that lives answers Hello at any time, whatever else it has been asked for, or is at least heard meanwhile. One
+//! that is not is no reason for clients to wait for ever; and where its containers are to end anyway, it is killed, and
+//! they with it: by its end the pod's task learns that it has to see to what is left.
 
 use std::time::Duration;
 
@@ -62,7 +62,10 @@ async fn lost(link: &Link, process: Option<Process>, silence: Silence) -> Launch
     let mut missed = 0;
     loop {
         tokio::time::sleep(PATIENCE).await;
-        if tokio::time::timeout(HELLO, link.call(Request::Hello { version: VERSION })).await.is_ok() {
+        let heard = link.heard();
+        let hello = tokio::time::timeout(HELLO, link.call(Request::Hello { version: VERSION }));
+        // On a slow machine it may have much to do before it comes to that one.
+        if hello.await.is_ok() || link.heard() != heard {
             missed = 0;
             continue;
         }

@@ -138,3 +138,25 @@ async fn a_silent_monitor_is_killed_only_if_its_containers_are_to_end() {
     drop(theirs);
     assert!(matches!(monitor.delete(&id).await, Err(LaunchError::Gone(_))));
 }
+
+#[tokio::test]
+async fn a_monitor_that_is_heard_is_not_silent() {
+    let (met, peer) = meet(|mut peer, _| {
+        let call = next(&mut peer);
+        let event = codec::encode(&Message::Event(Event::PauseExited)).unwrap();
+        peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        for _ in 0..30 {
+            // Hellos, which it does not come to.
+            let _ = peer.read(&mut [0; 4096]);
+            peer.write_all(&event).unwrap();
+        }
+        answer(&mut peer, call.id, Ok(Reply::Done));
+        peer.set_read_timeout(None).unwrap();
+        while peer.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
+    })
+    .await;
+    let (monitor, _, events) = met.unwrap();
+    monitor.delete(&ContainerId::generate()).await.unwrap();
+    drop((monitor, events));
+    tokio::task::spawn_blocking(|| peer.join()).await.unwrap().unwrap();
+}

@@ -41,6 +41,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod users;
+mod way;
 mod youki;
 
 use std::os::fd::OwnedFd;

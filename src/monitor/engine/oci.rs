@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
+use super::way::Way;
 use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs, stdio, targets};
 use crate::sys::fork;
 use crate::types::ErrorKind;
@@ -17,8 +18,10 @@ use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
 
 /// Folder in the bundle for what passes between us and the binary.
 const FOLDER: &str = "oci";
-/// Most bytes read of a log or a pid file.
+/// Most bytes read of a log, a pid file or a table.
 const MAX_FILE: u64 = 64 << 10;
+/// Most that go with a process of an exec that is killed; each is a run of the binary.
+const MOST_CHILDREN: usize = 256;
 
 /// See [`super::create`].
 pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure> {
@@ -26,17 +29,23 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
         let call = Call::new(spec)?;
         let own = Own::read()?;
         let mut config = spec::load(&spec.bundle)?;
-        let mut bundle = spec.bundle.clone();
-        if config.get_mut("process").is_some_and(|process| spec::fit(process, own)) {
+        let fitted = config.get_mut("process").is_some_and(|process| spec::fit(process, own));
+        if fitted {
             tracing::warn!(container = %spec.container, "the container goes without what this machine does not permit");
-            bundle = call.folder.clone();
-            spec::save(&bundle.join("config.json"), &config)?;
         }
         hygiene::shed(own.oom_score_adj, None)?;
         super::youki::give(spec::owner(&config)?, &streams)?;
         let (targets, cwd) = (targets::of(&config), spec::program(config.get("process").unwrap_or(&Value::Null))?.cwd);
         let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
-        rootfs::prepare(spec, &[]).map_err(blame)?;
+        let prepared = match &spec.rootfs.idmap {
+            None => rootfs::prepare(spec, &[]),
+            Some(maps) => Way::plan(&mut config, spec, maps, call.place()?).and_then(|way| way.open()),
+        };
+        prepared.map_err(blame)?;
+        let bundle = if fitted || spec.rootfs.idmap.is_some() { &call.folder } else { &spec.bundle };
+        if *bundle != spec.bundle {
+            spec::save(&bundle.join("config.json"), &config)?;
+        }
         let pid_file = call.folder.join("init.pid");
         let mut command = call.command("create");
         command.arg("--bundle").arg(bundle).arg("--pid-file").arg(&pid_file);
@@ -63,6 +72,7 @@ pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Re
         let mut process = exec.process.clone();
         spec::fit(&mut process, own);
         hygiene::shed(own.oom_score_adj, None)?;
+        super::youki::give(user_of(create, &process)?, &streams)?;
         let name = |kind| call.folder.join(format!("exec-{}.{kind}", std::process::id()));
         let (process_file, pid_file) = (name("json"), name("pid"));
         spec::save(&process_file, &process)?;
@@ -89,10 +99,50 @@ pub(super) fn kill_inside(create: &CreateSpec, pid: i32) -> Option<Result<Job, F
     let number = read_pid(&inside(&create.bundle.join(FOLDER), pid)).ok()?;
     Some(job::spawn(&[], |_| {
         let call = Call::new(create)?;
-        let mut command = quiet(call.command("kill"));
-        command.arg("--pid").arg(number.to_string()).arg(create.container.as_str()).arg("KILL");
-        call.run(&mut command).map(|()| Outcome::Done)
+        let id = create.container.as_str();
+        // Asked before it is killed: its children are somebody else's then.
+        let table = output(call.command("ps").arg(id)).unwrap_or_default();
+        let kill = |number: i32| {
+            call.run(quiet(call.command("kill")).arg("--pid").arg(number.to_string()).arg(id).arg("KILL"))
+        };
+        let killed = kill(number);
+        for child in below(&table, number).into_iter().take(MOST_CHILDREN) {
+            // It may have ended.
+            let _ = kill(child);
+        }
+        killed.map(|()| Outcome::Done)
     }))
+}
+
+/// What descends from a process, by the table that `ps` of a runtime prints: the second and third words of a line are a
+/// process and its parent.
+fn below(table: &str, top: i32) -> Vec<i32> {
+    let pair = |line: &str| {
+        let mut words = line.split_whitespace().skip(1).map(str::parse::<i32>);
+        Some((words.next()?.ok()?, words.next()?.ok()?))
+    };
+    let pairs: Vec<_> = table.lines().filter_map(pair).collect();
+    let mut found = vec![top];
+    let mut at = 0;
+    while let Some(&parent) = found.get(at) {
+        let children = pairs.iter().filter(|(child, of)| *of == parent && !found.contains(child));
+        let children: Vec<_> = children.map(|(child, _)| *child).collect();
+        found.extend(children);
+        at += 1;
+    }
+    found.split_off(1)
+}
+
+/// The beginning of what a command prints.
+fn output(command: &mut Command) -> io::Result<String> {
+    fork::die_with_parent(command);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut bytes = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(MAX_FILE).read_to_end(&mut bytes)?;
+    }
+    child.wait()?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// See [`super::exec_ended`].
@@ -129,19 +179,26 @@ struct Call<'a> {
     root: &'a Path,
     args: &'a [String],
     systemd_cgroup: bool,
+    place: Option<&'a Path>,
     folder: PathBuf,
     log: PathBuf,
 }
 
 impl<'a> Call<'a> {
     fn new(spec: &'a CreateSpec) -> Result<Self, Failure> {
-        let Engine::Oci { binary, root, args, systemd_cgroup } = &spec.engine else {
+        let Engine::Oci { binary, root, args, systemd_cgroup, place } = &spec.engine else {
             return Err(failure(ErrorKind::Internal, "the container has no runtime binary"));
         };
         let folder = spec.bundle.join(FOLDER);
         attempt(fs::create_dir_all(&folder), || format!("creating {folder:?}"))?;
         let log = folder.join(format!("log-{}.json", std::process::id()));
-        Ok(Self { binary, root, args, systemd_cgroup: *systemd_cgroup, folder, log })
+        Ok(Self { binary, root, args, systemd_cgroup: *systemd_cgroup, place: place.as_deref(), folder, log })
+    }
+
+    /// See [`Engine::Oci`].
+    fn place(&self) -> Result<&'a Path, Failure> {
+        self.place
+            .ok_or_else(|| failure(ErrorKind::Internal, "there is no place for a container with a user namespace"))
     }
 
     /// Global flags come before the subcommand.
@@ -186,6 +243,16 @@ impl<'a> Call<'a> {
         let entries = fs::read_dir(self.root).into_iter().flatten().flatten();
         entries.into_iter().any(|entry| entry.file_name().to_string_lossy().contains(spec.container.as_str()))
     }
+}
+
+/// The user that an exec runs as, as the host numbers it.
+fn user_of(create: &CreateSpec, process: &Value) -> Result<u32, Failure> {
+    let uid = spec::program(process)?.uid;
+    let Some(maps) = &create.rootfs.idmap else { return Ok(uid) };
+    maps.uid(uid).ok_or_else(|| {
+        let message = format!("user {uid} does not exist in the container's user namespace");
+        failure(ErrorKind::InvalidArgument, message)
+    })
 }
 
 fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
@@ -245,6 +312,20 @@ fn read_start(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn what_descends_from_a_process() {
+        let table = "UID       PID       PPID      C         TTY       STIME     TIME      CMD\n\
+                     0         1         0         0         ?         10:00     0s        pause\n\
+                     0         7         0         0         ?         10:00     0s        sh\n\
+                     0         8         7         0         ?         10:00     0s        sleep\n\
+                     0         9         8         0         ?         10:00     0s        sleep\n\
+                     0         3         1         0         ?         10:00     0s        sleep\n\
+                     nonsense 7\n0 10 10 x\n";
+        assert_eq!(below(table, 7), [8, 9]);
+        assert!(below(table, 9).is_empty());
+        assert_eq!(below("0 7 9\n0 9 7\n", 7), [9]);
+    }
 
     #[test]
     fn the_log_tells_the_reason() {

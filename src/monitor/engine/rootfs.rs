@@ -23,17 +23,31 @@ const SCRATCH: &str = "layers";
 
 /// Enters a mount namespace and mounts there all that `spec` names.
 pub(super) fn prepare(spec: &CreateSpec, targets: &[Target]) -> Result<(), Failure> {
+    let trees = enter(&spec.mounts)?;
+    mount(spec, trees, targets)
+}
+
+/// Enters a mount namespace, with copies of the host's mounts.
+pub(super) fn enter(mounts: &[StagedMount]) -> Result<Vec<OwnedFd>, Failure> {
     attempt(fork::unshare(UnshareFlags::NEWNS), || "a private mount namespace".to_owned())?;
     // Copies of shared mounts are taken while they still are the host's peers; cutting the ties of
     // all that is attached does not reach them.
-    let of_host = spec.mounts.iter().filter(|mount| mount.image.is_none());
-    let staged = of_host.map(|mount| clone(mount).map(|tree| (mount, tree))).collect::<Result<Vec<_>, _>>()?;
+    let trees = of_host(mounts).map(clone).collect::<Result<Vec<_>, _>>()?;
     attempt(mounts::set_root_propagation(Propagation::Slave), || "making mounts one-way".to_owned())?;
+    Ok(trees)
+}
+
+fn of_host(mounts: &[StagedMount]) -> impl Iterator<Item = &StagedMount> {
+    mounts.iter().filter(|mount| mount.image.is_none())
+}
+
+/// Mounts all that `spec` names; `trees` is what [`enter`] gave for its mounts.
+pub(super) fn mount(spec: &CreateSpec, trees: Vec<OwnedFd>, targets: &[Target]) -> Result<(), Failure> {
     let Rootfs { lower, upper, mountpoint, idmap, label } = &spec.rootfs;
     let mounter = Mounter::new(spec.bundle.join(SCRATCH), label.clone());
     let upper = upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path()));
     mounter.mount(lower, upper, idmap.as_ref(), mountpoint)?;
-    for (mount, tree) in staged {
+    for (mount, tree) in of_host(&spec.mounts).zip(trees) {
         stage(mount, tree, &mounter)?;
     }
     for mount in &spec.mounts {

@@ -19,7 +19,7 @@ use crate::launch::handlers::{Handler, Kind};
 use crate::launch::monitor::{LaunchError, Monitor};
 use crate::launch::seccomp;
 use crate::pod::PodError;
-use crate::pod::context::{Context, blocking};
+use crate::pod::context::{Context, blocking, user_place};
 use crate::pod::create::check_mapped;
 use crate::pod::files::{PodPaths, private_folder};
 use crate::pod::lsm::relabel;
@@ -112,6 +112,11 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     }
 
     let handler = context.handlers.get(&pod.handler).map_err(|error| PodError::of("handler", &error))?;
+    if record.config.mounts.iter().any(|mount| mount.recursive_read_only) && !handler.makes_recursive_read_only_mounts()
+    {
+        let text = format!("config.mounts.recursive_read_only: runtime handler {:?} has no such mounts", handler.name);
+        return Err(PodError::failed(ErrorKind::Unimplemented, text));
+    }
     let built_in = handler.settings.kind == Kind::Youki;
     let (bpf, notify, profile) = seccomp_parts(&context, &record.config, built_in)?;
     let places = places(&paths, &pod);
@@ -124,11 +129,9 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
     if !withheld.is_empty() {
         tracing::warn!(container = %record.id, capabilities = ?withheld, "not held by the daemon, and so not given");
     }
-    let edits = cdi_edits(&context, &config, handler, &user.user)?;
-    let mut devices = device_nodes(&config, handler)?;
-    if context.limits.owned_devices {
-        own(&mut devices, &user.user);
-    }
+    let owner = owner(&user.user, maps.as_ref());
+    let edits = cdi_edits(&context, &config, handler, owner, maps.as_ref())?;
+    let mut devices = device_nodes(&config, handler, owner.filter(|_| context.limits.owned_devices))?;
     devices.retain(|known| !edits.devices.iter().any(|new| new.device["path"] == known.device["path"]));
     devices.extend(edits.devices.iter().cloned());
     let volumes = record.volumes.iter().map(|one| (one.name.clone(), context.snapshots.lower_dirs(&one.layers)));
@@ -152,7 +155,7 @@ fn prepare(request: Request) -> Result<(CreateSpec, serde_json::Value, Container
         staging: &staging,
         seccomp: profile,
         held: context.held_capabilities,
-        stage: built_in,
+        built_in,
         apparmor: applied.apparmor.as_deref(),
         process_label: applied.process_label.as_deref(),
         mount_label: applied.mount_label.as_deref(),
@@ -250,7 +253,8 @@ fn cdi_edits(
     context: &Context,
     config: &ContainerConfig,
     handler: &Handler,
-    user: &crate::container::view::User,
+    owner: Option<(u32, u32)>,
+    maps: Option<&IdMaps>,
 ) -> Result<Edits, PodError> {
     let mut names = config.cdi_devices.clone();
     let annotated = cdi::annotated(&config.annotations).map_err(|(key, value)| PodError::Invalid {
@@ -266,7 +270,7 @@ fn cdi_edits(
         let text = format!("config.CDI_devices: {}: {reason}", names.join(", "));
         PodError::failed(ErrorKind::FailedPrecondition, text)
     };
-    let edits = edits::read(&list, user.uid, user.gid).map_err(refused)?;
+    let edits = edits::read(&list, owner, maps).map_err(refused)?;
     let built_in = handler.settings.kind == Kind::Youki;
     let lacking = [("netDevices", !edits.net_devices.is_empty()), ("intelRdt", edits.intel_rdt.is_some())];
     if let Some((name, _)) = lacking.iter().find(|(_, wanted)| built_in && *wanted) {
@@ -278,10 +282,12 @@ fn cdi_edits(
     Ok(edits)
 }
 
-fn own(devices: &mut [devices::Node], user: &crate::container::view::User) {
-    for node in devices {
-        node.device["uid"] = user.uid.into();
-        node.device["gid"] = user.gid.into();
+/// The container's user and group, as the host numbers them, and so do the owners of all its device nodes: what the
+/// host's root owns, and nobody asked for another owner of, must not become that of the root inside.
+fn owner(user: &crate::container::view::User, maps: Option<&IdMaps>) -> Option<(u32, u32)> {
+    match maps {
+        None => Some((user.uid, user.gid)),
+        Some(maps) => Some((maps.uid(user.uid)?, maps.gid(user.gid)?)),
     }
 }
 
@@ -300,17 +306,28 @@ fn find_user(config: &ContainerConfig, image: &Image, lower: &[PathBuf]) -> Resu
     })
 }
 
-fn device_nodes(config: &ContainerConfig, handler: &Handler) -> Result<Vec<devices::Node>, PodError> {
+/// `owner`: of those that are asked for by name, if not the host's.
+fn device_nodes(
+    config: &ContainerConfig,
+    handler: &Handler,
+    owner: Option<(u32, u32)>,
+) -> Result<Vec<devices::Node>, PodError> {
     let mut nodes = Vec::new();
     if config.security.privileged && !handler.settings.privileged_without_host_devices {
         nodes = devices::all();
     }
     for device in &config.devices {
-        let asked = devices::asked(device).map_err(|reason| PodError::Invalid {
+        let mut asked = devices::asked(device).map_err(|reason| PodError::Invalid {
             field: "config.devices.host_path",
             value: device.host_path.clone(),
             reason,
         })?;
+        if let Some((uid, gid)) = owner {
+            for node in &mut asked {
+                node.device["uid"] = uid.into();
+                node.device["gid"] = gid.into();
+            }
+        }
         nodes.retain(|known| !asked.iter().any(|new| new.device["path"] == known.device["path"]));
         nodes.extend(asked);
     }
@@ -466,6 +483,7 @@ fn engine(context: &Context, handler: &Handler, paths: &PodPaths) -> Result<Engi
             root: settings.root.clone().unwrap_or_else(|| paths.state.join("oci")),
             args: settings.args.clone(),
             systemd_cgroup,
+            place: Some(user_place(&context.state)),
         },
     })
 }

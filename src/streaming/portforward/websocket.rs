@@ -38,7 +38,7 @@ pub(super) async fn serve(
     }
     let close = tokio::select! {
         _ = join_all(forwards) => Some((CloseCode::Normal, "")),
-        reason = around.cut() => Some((CloseCode::Away, reason)),
+        cut = around.cut() => cut.words().map(|words| (CloseCode::Away, words)),
         end = hear(&mut socket, codec, &mut inputs, around) => match end {
             End::Gone => None,
             End::Wrong(code, reason) => Some((code, reason)),

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::copy::{self, Ended, InputEnd, Outgoing};
 use super::fd::{Sink, Source};
 use super::negotiate::Offer;
-use super::session::{AtInputEnd, Session, Surroundings};
+use super::session::{AtInputEnd, Cut, Session, Surroundings};
 use crate::pod::PodError;
 use crate::pod::streams::Wanted;
 use crate::types::chain;
@@ -81,6 +81,12 @@ pub(super) enum Ending {
     Failed(String),
     /// Nobody is there to be told anything.
     ClientGone,
+}
+
+impl From<Cut> for Ending {
+    fn from(cut: Cut) -> Self {
+        cut.words().map_or(Self::ClientGone, |words| Self::Failed(words.to_owned()))
+    }
 }
 
 impl Ending {

@@ -28,14 +28,14 @@ pub(super) async fn serve(
         () = tokio::time::sleep(around.creation_timeout) => {
             Some(Ending::Failed(format!("not all streams were opened: want {}", kinds(wanted, version).join(", "))))
         }
-        reason = around.cut() => Some(Ending::Failed(reason.to_owned())),
+        cut = around.cut() => Some(cut.into()),
         _ = handle.closed() => Some(Ending::ClientGone),
     };
     let ending = match late {
         Some(ending) => ending,
         None => tokio::select! {
             ending = run(open, &mut streams.client, handle.closed().map(drop), around) => ending,
-            reason = around.cut() => Ending::Failed(reason.to_owned()),
+            cut = around.cut() => cut.into(),
             never = refuse(&mut incoming) => never,
         },
     };

@@ -67,7 +67,7 @@ pub(super) async fn serve(
     };
     let ending = tokio::select! {
         ending = run(open, &mut client, gone.map(drop), around) => ending,
-        reason = around.cut() => Ending::Failed(reason.to_owned()),
+        cut = around.cut() => cut.into(),
         told = hearing => {
             wrong = Some(told);
             Ending::ClientGone

@@ -77,6 +77,9 @@ pub enum End {
     /// A frame was begun and not completed in time.
     #[error("a frame was begun and not completed in time")]
     SlowFrame,
+    /// The peer sent too many frames that move nothing, see [`Limits::idle_frames`](super::Limits::idle_frames).
+    #[error("too many frames that move nothing")]
+    Flood,
     /// This end closed the connection, and the peer did not take what there was to send.
     #[error("the peer did not take what was sent")]
     NotTaken,

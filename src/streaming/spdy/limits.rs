@@ -33,6 +33,8 @@ pub struct Limits {
     pub send_buffer_total: usize,
     /// The most data put into one frame, and so what one stream sends before another's turn comes: bytes.
     pub data_frame: usize,
+    /// Most frames at once that move no stream, such as pings; 1000 of them are free again each second.
+    pub idle_frames: u32,
     /// A connection on which no frame came or went for that long is cut; `None`: never.
     pub idle: Option<Duration>,
     /// A control frame must be complete that long after its first byte.
@@ -72,6 +74,7 @@ impl Default for Limits {
             send_buffer: 128 * 1024,
             send_buffer_total: 4 * 1024 * 1024,
             data_frame: 32 * 1024,
+            idle_frames: 20_000,
             idle: Some(Duration::from_secs(4 * 3600)),
             frame_time: Duration::from_secs(30),
             ping: Some(Duration::from_secs(30)),

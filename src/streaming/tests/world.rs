@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
         tls: None,
         idle_timeout: LONG,
         creation_timeout: LONG,
+        client_timeout: LONG,
         drain: Duration::from_millis(100),
         max_sessions: 100,
     }

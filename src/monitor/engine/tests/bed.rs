@@ -124,7 +124,7 @@ impl Bed {
                     "runsc" => vec!["--platform=ptrace".into(), "--ignore-cgroups".into(), "--network=none".into()],
                     _ => Vec::new(),
                 };
-                Engine::Oci { binary, root, args, systemd_cgroup: false }
+                Engine::Oci { binary, root, args, systemd_cgroup: false, place: None }
             }
         }
     }

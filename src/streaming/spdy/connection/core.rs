@@ -162,34 +162,36 @@ impl Core {
         full || self.control.len() >= CONTROL_QUEUE
     }
 
-    /// A control frame of the peer.
+    /// A control frame of the peer; whether it moves any stream.
     ///
     /// # Errors
     /// It ends the connection.
-    pub(super) fn on_control(&mut self, frame: Frame) -> Result<(), End> {
+    pub(super) fn on_control(&mut self, frame: Frame) -> Result<bool, End> {
         match frame {
             Frame::SynStream { stream, fin, unidirectional, headers, .. } => {
                 return self.on_syn(stream, fin, unidirectional, headers);
             }
             Frame::SynReply { stream, fin, headers } => {
-                let Some(entry) = self.streams.get_mut(&stream) else { return Ok(()) };
+                let Some(entry) = self.streams.get_mut(&stream) else { return Ok(false) };
                 if entry.opened != Opened::Asked {
                     self.reset(stream, ResetStatus::PROTOCOL_ERROR);
-                    return Ok(());
+                    return Ok(true);
                 }
                 entry.opened = Opened::Replied(headers);
                 wake(&mut entry.replied);
                 if fin {
                     self.on_fin(stream);
                 }
+                return Ok(true);
             }
             // Nothing here has a use for further headers.
             Frame::Headers { stream, fin, .. } => {
                 if fin {
                     self.on_fin(stream);
                 }
+                return Ok(fin);
             }
-            Frame::RstStream { stream, status } => self.on_reset(stream, status),
+            Frame::RstStream { stream, status } => return Ok(self.on_reset(stream, status)),
             Frame::Settings { entries, .. } => {
                 // The last word counts, so that a frame full of them is no more work than one of them.
                 let last = |wanted| entries.iter().rev().find(|(id, _)| *id == wanted).map(|(_, value)| *value);
@@ -212,7 +214,7 @@ impl Core {
             }
             Frame::WindowUpdate { stream, delta } => return self.on_window(stream, delta),
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Data of the peer.
@@ -260,14 +262,14 @@ impl Core {
         Ok(0)
     }
 
-    fn on_syn(&mut self, stream: u32, fin: bool, unidirectional: bool, headers: Headers) -> Result<(), End> {
+    fn on_syn(&mut self, stream: u32, fin: bool, unidirectional: bool, headers: Headers) -> Result<bool, End> {
         if !self.of_peer(stream) || stream <= self.last_of_peer {
             return Err(End::Protocol(format!("stream {stream} opened after {}", self.last_of_peer)));
         }
         self.last_of_peer = stream;
         if self.closing || self.peer_goes || self.no_incoming || self.peers >= self.limits.streams {
             self.control.push_back(Frame::RstStream { stream, status: ResetStatus::REFUSED_STREAM });
-            return Ok(());
+            return Ok(false);
         }
         let mut entry = self.entry(Opened::ByPeer(headers));
         if fin {
@@ -280,7 +282,7 @@ impl Core {
         self.peers += 1;
         self.incoming.push_back(stream);
         wake(&mut self.taker);
-        Ok(())
+        Ok(true)
     }
 
     /// A stream at its beginning.
@@ -314,8 +316,9 @@ impl Core {
         }
     }
 
-    fn on_reset(&mut self, stream: u32, status: ResetStatus) {
-        let Some(entry) = self.streams.get_mut(&stream) else { return };
+    fn on_reset(&mut self, stream: u32, status: ResetStatus) -> bool {
+        let Some(entry) = self.streams.get_mut(&stream) else { return false };
+        let first = entry.reset.is_none();
         self.outgoing -= entry.outbox.len();
         entry.outbox = VecDeque::new();
         // What was received before it can still be read.
@@ -326,6 +329,7 @@ impl Core {
             self.incoming.retain(|id| *id != stream);
         }
         self.forget_if_done(stream);
+        first
     }
 
     fn on_initial_window(&mut self, window: i64) -> Result<(), End> {
@@ -347,8 +351,9 @@ impl Core {
         Ok(())
     }
 
-    fn on_window(&mut self, stream: u32, delta: u32) -> Result<(), End> {
+    fn on_window(&mut self, stream: u32, delta: u32) -> Result<bool, End> {
         self.windowed = true;
+        let moves = delta > 0 && (stream == 0 || self.streams.contains_key(&stream));
         if stream == 0 {
             let blocked = self.send_window <= 0;
             self.send_window += i64::from(delta);
@@ -366,7 +371,7 @@ impl Core {
                 self.queue(stream);
             }
         }
-        Ok(())
+        Ok(moves)
     }
 
     /// Grants the peer what was read of all streams, once it is worth a frame.

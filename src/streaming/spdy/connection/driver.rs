@@ -19,6 +19,7 @@ use super::super::frame::Frame;
 use super::super::limits::Limits;
 use super::Shared;
 use super::core::Core;
+use super::pace::Pace;
 
 /// What is encoded before it is written: bytes, and one frame.
 const OUT: usize = 64 * 1024;
@@ -61,6 +62,7 @@ pub(super) struct Driver<T> {
     sent: Instant,
     /// When the phase began.
     since: Instant,
+    pace: Pace,
     /// Since when the beginning of a control frame waits for its rest.
     partial: Option<Instant>,
     /// All there is to send is a ping of this end.
@@ -89,6 +91,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             active: now,
             sent: now,
             since: now,
+            pace: Pace::new(limits.idle_frames, now),
             partial: None,
             pinging: false,
             timer: Box::pin(tokio::time::sleep(NEVER)),
@@ -205,11 +208,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                     if !answer && matches!(self.phase, Phase::Open) {
                         self.active = Instant::now();
                     }
-                    match input {
+                    let moves = match input {
                         Input::Control(frame) => core.on_control(frame),
-                        Input::Data { stream, data, fin } => core.on_data(stream, data, fin),
-                        Input::Unknown => Ok(()),
-                    }
+                        Input::Data { stream, data, fin } => {
+                            core.on_data(stream, data, fin).map(|()| fin || !data.is_empty())
+                        }
+                        Input::Unknown => Ok(false),
+                    };
+                    moves.and_then(|moves| if moves { Ok(()) } else { self.pace.idle_frame(Instant::now()) })
                 }
                 Err(error) => Err(error.into()),
             };

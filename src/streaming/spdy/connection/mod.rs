@@ -5,6 +5,7 @@ mod app;
 mod core;
 mod driver;
 mod output;
+mod pace;
 mod stream;
 
 use std::future::poll_fn;

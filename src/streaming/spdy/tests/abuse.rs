@@ -137,6 +137,25 @@ async fn streams_reset_as_soon_as_they_are_opened_leave_nothing() {
     assert_eq!(server.left(), (0, 0, 0));
 }
 
+/// Frames that move nothing are taken for a while, whatever they are.
+#[tokio::test]
+async fn floods_of_frames_that_move_nothing_end_the_connection() {
+    let settings = Frame::Settings { clear: false, entries: vec![(4, 100)] };
+    let nowhere = Frame::WindowUpdate { stream: 99, delta: 1 };
+    for frame in [Frame::Ping(1), settings, nowhere, Frame::RstStream { stream: 98, status: ResetStatus::CANCEL }] {
+        let limits = Limits { idle_frames: 100, linger: Duration::from_millis(50), ..Limits::default() };
+        let (server, _incoming, mut raw) = server(limits);
+        let mut bytes = Vec::new();
+        raw.encoder.control(&frame, &mut bytes).unwrap();
+        let (mut read, mut write) = tokio::io::split(raw.io);
+        let drain = tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::sink()).await });
+        let flood = tokio::spawn(async move { while write.write_all(&bytes).await.is_ok() {} });
+        assert_eq!(soon(server.closed()).await, End::Flood, "{frame:?}");
+        soon(flood).await.unwrap();
+        drain.abort();
+    }
+}
+
 /// A peer that asks for answers without end and takes none is not read any more.
 #[tokio::test]
 async fn answers_that_are_not_taken_stop_the_questions() {
