@@ -29,6 +29,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::job::ALIVE;
 use super::labels::Labels;
+use super::late::Opened;
 use super::listener::Listener;
 use super::spec::Program;
 use super::users::Joining;
@@ -56,6 +57,7 @@ pub(super) struct Confined {
     user: Option<Rc<Joining>>,
     read_only: Option<&'static Path>,
     labels: Option<Rc<Labels>>,
+    late: Rc<[Opened]>,
     uid: u32,
     capabilities: Capabilities,
     no_new_privs: bool,
@@ -128,6 +130,7 @@ impl Confined {
             user: None,
             read_only: None,
             labels: program.labels.map(Rc::new),
+            late: Rc::new([]),
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
             no_new_privs: confinement.no_new_privs,
@@ -147,6 +150,11 @@ impl Confined {
     /// Somebody decides on calls that the filter does not.
     pub(super) fn with_listener(self, listener: Option<Listener>) -> Self {
         Self { listener: listener.map(Rc::new), ..self }
+    }
+
+    /// Mounts that come after all of libcontainer's.
+    pub(super) fn with_late(self, late: Vec<Opened>) -> Self {
+        Self { late: late.into(), ..self }
     }
 
     /// Makes a mount of the container read-only, with all that is mounted below it: libcontainer leaves each
@@ -212,6 +220,9 @@ impl Confined {
         }
         if let Some(path) = self.read_only {
             mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
+        }
+        for mount in &*self.late {
+            mount.attach().map_err(because("mounting over a device"))?;
         }
         if let Some(labels) = &self.labels {
             labels.apply().map_err(because("labelling the container's own mounts"))?;

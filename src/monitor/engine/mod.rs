@@ -27,6 +27,7 @@ mod hygiene;
 mod job;
 mod join;
 mod labels;
+mod late;
 mod layers;
 mod listener;
 mod oci;

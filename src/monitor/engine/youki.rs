@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::executor::Confined;
 use super::job::{self, Outcome};
+use super::late::{self, Late};
 use super::listener::Listener;
 use super::spec::{self, Own};
 use super::users::PodUser;
@@ -45,6 +46,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let mut program = spec::for_libcontainer(&mut config, spec, own)?;
         let cwd = program.cwd.clone();
         let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
+        let late = late::take(&mut config);
         let user = program.user.take().map(PodUser::open).transpose()?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
@@ -56,6 +58,8 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         hygiene::shed(program.oom_score_adj, spec.confinement.selinux_label.as_deref())?;
         give(owner, &streams)?;
         rootfs::prepare(spec, if user.is_some() { &targets } else { &[] }).map_err(blame)?;
+        // A folder cannot be mounted there, which is to be told as such.
+        let late = late.iter().map(Late::open).collect::<Result<_, _>>()?;
         let rules = config.pointer("/linux/resources/devices").cloned();
         let read_only = spec::read_only_cgroups(&config);
         let hierarchies = hierarchies::enter(&mut config, spec)?;
@@ -64,6 +68,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
             .for_init(result, user)
             .with_listener(listener)
+            .with_late(late)
             .with_read_only(read_only.filter(|_| hierarchies.is_none()));
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
