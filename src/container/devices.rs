@@ -12,8 +12,9 @@ use super::config::Device;
 const SKIPPED: [&str; 9] = ["pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev", "hugepages"];
 /// Folders of devices are walked this deep and no further.
 const MAX_DEPTH: usize = 8;
-/// Most nodes taken; /dev of a large storage node has a few thousand.
-const MAX_NODES: usize = 16_384;
+/// Most files looked at; /dev of a large storage node has a few thousand. A folder that is not for devices, such as
+/// /proc, may have millions.
+const MAX_FILES: usize = 16_384;
 
 /// A node for `linux.devices` and its rule for `linux.resources.devices` (OCI runtime spec).
 #[derive(Debug, Clone, PartialEq)]
@@ -35,32 +36,40 @@ pub fn asked(device: &Device) -> Result<Vec<Node>, String> {
     let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
     let mut nodes = Vec::new();
     if found.is_dir() {
-        walk(host, Path::new(inside), access, 0, &mut nodes);
+        let mut left = MAX_FILES;
+        walk(host, Path::new(inside), access, 0, &mut left, &mut nodes);
+        if left == 0 {
+            return Err(format!("is a folder of more than {MAX_FILES} files"));
+        }
     } else {
         nodes.extend(node(&found, Path::new(inside), access));
     }
     if nodes.is_empty() { Err("is neither a device node nor a folder that holds any".into()) } else { Ok(nodes) }
 }
 
-/// Every device node of the host, with all access.
+/// Every device node of the host, with all access, as far as one would look for them.
 pub fn all() -> Vec<Node> {
     let mut nodes = Vec::new();
-    walk(Path::new("/dev"), Path::new("/dev"), "rwm", 0, &mut nodes);
+    let mut left = MAX_FILES;
+    walk(Path::new("/dev"), Path::new("/dev"), "rwm", 0, &mut left, &mut nodes);
     nodes
 }
 
-fn walk(host: &Path, inside: &Path, access: &str, depth: usize, nodes: &mut Vec<Node>) {
+/// Looks at no more than so many files as are `left`.
+fn walk(host: &Path, inside: &Path, access: &str, depth: usize, left: &mut usize, nodes: &mut Vec<Node>) {
     for entry in fs::read_dir(host).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if nodes.len() >= MAX_NODES
-            || (depth == 0 && host == Path::new("/dev") && SKIPPED.iter().any(|skip| name == *skip))
-        {
+        if depth == 0 && host == Path::new("/dev") && SKIPPED.iter().any(|skip| name == *skip) {
             continue;
+        }
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            return;
         }
         // Of the entry itself: links into other places are not followed.
         let Ok(found) = entry.metadata() else { continue };
         if found.is_dir() && depth < MAX_DEPTH {
-            walk(&entry.path(), &inside.join(&name), access, depth + 1, nodes);
+            walk(&entry.path(), &inside.join(&name), access, depth + 1, left, nodes);
         } else {
             nodes.extend(node(&found, &inside.join(&name), access));
         }
@@ -111,5 +120,11 @@ mod tests {
         for path in ["/etc/passwd", "/no/such/device", "/etc"] {
             assert!(asked(&device(path)).is_err(), "{path}");
         }
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..=MAX_FILES {
+            fs::create_dir(folder.path().join(number.to_string())).unwrap();
+        }
+        let why = asked(&device(folder.path().to_str().unwrap())).unwrap_err();
+        assert!(why.contains("files"), "{why}");
     }
 }

@@ -1,5 +1,7 @@
 //! Mounts and devices.
 
+use std::path::{Path, PathBuf};
+
 use super::check::{absolute, known, known_chars, length, list, relative_or_empty};
 use super::namespaces::id_mappings;
 use super::{At, DecodeError, image};
@@ -108,8 +110,14 @@ pub fn device(at: &At<'_>, from: proto::Device) -> Result<Device, DecodeError> {
     }
     let host_path = absolute(&at.field("host_path"), host_path)?;
     // A device without a path inside stands where it stands on the host.
-    let container_path = if container_path.is_empty() { host_path.clone() } else { container_path };
-    Ok(Device { container_path: absolute(&at.field("container_path"), container_path)?, host_path, permissions })
+    let given = if container_path.is_empty() { host_path.clone() } else { container_path };
+    let inside_at = at.field("container_path");
+    // Without the slashes and dots that change nothing.
+    let inside: PathBuf = Path::new(&absolute(&inside_at, given.clone())?).components().collect();
+    match inside.to_str().filter(|_| inside.starts_with("/dev")) {
+        Some(inside) => Ok(Device { container_path: inside.to_owned(), host_path, permissions }),
+        None => Err(inside_at.bad(given, "want a path in /dev")),
+    }
 }
 
 /// `vendor.com/class=name`.
@@ -208,7 +216,10 @@ mod tests {
         assert_eq!(decode("/dev/x", "/dev/null", "").unwrap_err(), "m.permissions");
         assert_eq!(decode("/dev/x", "/dev/null", "rx").unwrap_err(), "m.permissions");
         assert_eq!(decode("/dev/x", "/dev/null", "rr").unwrap_err(), "m.permissions");
-        assert_eq!(decode("dev/x", "/dev/null", "r").unwrap_err(), "m.container_path");
+        assert_eq!(decode("//dev//./x/", "/dev/null", "r").unwrap().container_path, "/dev/x");
+        for path in ["dev/x", "/devices/x", "/mnt/x", "////", "/dev/../etc/x"] {
+            assert_eq!(decode(path, "/dev/null", "r").unwrap_err(), "m.container_path");
+        }
         assert_eq!(decode("/dev/x", "", "r").unwrap_err(), "m.host_path");
     }
 
