@@ -55,8 +55,11 @@ pub fn all() -> Vec<Node> {
     nodes
 }
 
-/// Looks at no more than so many files as are `left`.
+/// Looks at no more than so many files as are `left`, and outside /dev into nothing that is mounted there: in /proc
+/// alone that could have file systems mounted that nobody uses.
 fn walk(host: &Path, inside: &Path, access: &str, depth: usize, left: &mut usize, nodes: &mut Vec<Node>) {
+    let Ok(folder) = fs::metadata(host) else { return };
+    let enters = |found: &fs::Metadata| host.starts_with("/dev") || found.dev() == folder.dev();
     for entry in fs::read_dir(host).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if depth == 0 && host == Path::new("/dev") && SKIPPED.iter().any(|skip| name == *skip) {
@@ -68,7 +71,7 @@ fn walk(host: &Path, inside: &Path, access: &str, depth: usize, left: &mut usize
         }
         // Of the entry itself: links into other places are not followed.
         let Ok(found) = entry.metadata() else { continue };
-        if found.is_dir() && depth < MAX_DEPTH {
+        if found.is_dir() && enters(&found) && depth < MAX_DEPTH {
             walk(&entry.path(), &inside.join(&name), access, depth + 1, left, nodes);
         } else {
             nodes.extend(node(&found, &inside.join(&name), access));

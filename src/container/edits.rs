@@ -271,7 +271,8 @@ mod tests {
     fn what_cannot_be_is_told() {
         for (edits, word) in [
             (json!({"deviceNodes": [{"path": "/no/such/node"}]}), "/no/such/node"),
-            (json!({"deviceNodes": [{"path": "/etc/passwd"}]}), "no device node"),
+            (json!({"deviceNodes": [{"path": "/dev/x", "hostPath": "/etc/passwd"}]}), "no device node"),
+            (json!({"deviceNodes": [{"path": "/mnt/x", "hostPath": "/dev/null"}]}), "in /dev"),
             (json!({"deviceNodes": [{"path": "/dev/null", "type": "b"}]}), "of type"),
             (json!({"deviceNodes": [{"path": "/dev/../etc/x"}]}), "absolute"),
             (json!({"mounts": [{"hostPath": "/x", "containerPath": "m"}]}), "absolute"),
