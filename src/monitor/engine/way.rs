@@ -31,9 +31,8 @@ use crate::wire::{CreateSpec, Failure, IdMaps, StagedMount, StagedPropagation};
 const USUAL: [&str; 8] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/console", "/dev/ptmx"];
 /// Options of a bind mount that are carried out here, or say what is so anyway.
-const TAKEN: [&str; 17] = [
-    "bind", "rbind", "private", "rprivate", "slave", "rslave", "shared", "rshared", "rw", "ro", "rro", "exec",
-    "noexec", "dev", "nodev", "suid", "nosuid",
+const TAKEN: [&str; 13] = [
+    "bind", "rbind", "private", "rprivate", "slave", "rslave", "shared", "rshared", "rw", "rro", "exec", "dev", "suid",
 ];
 
 /// What is to be brought where.
@@ -262,7 +261,8 @@ fn attributes(options: &[String]) -> Attributes {
     Attributes { flags, recursive: options.iter().any(|option| option == "rro") }
 }
 
-/// What is left for the runtime to do. Nothing of the host's can be shared out of a user namespace.
+/// What is left for the runtime to do. Nothing of the host's can be shared out of a user namespace. What restricts is
+/// carried out once more: crun copies mounts, and not all that holds for them.
 fn left(asked: &[String], propagation: Option<StagedPropagation>) -> Vec<&str> {
     let has = |name: &str| asked.iter().any(|option| option == name);
     let bind = if has("bind") && !has("rbind") { "bind" } else { "rbind" };
@@ -270,8 +270,9 @@ fn left(asked: &[String], propagation: Option<StagedPropagation>) -> Vec<&str> {
         None | Some(StagedPropagation::Private) => "rprivate",
         Some(StagedPropagation::Slave | StagedPropagation::Shared) => "rslave",
     };
+    let read_only = has("rro").then_some("ro");
     let rest = asked.iter().map(String::as_str).filter(|option| !TAKEN.contains(option));
-    [bind, propagation].into_iter().chain(rest).collect()
+    [bind, propagation].into_iter().chain(read_only).chain(rest).collect()
 }
 
 /// A group that does not exist inside cannot be given anything.
@@ -371,8 +372,8 @@ mod tests {
         });
         assert_eq!(config["mounts"][1], sys, "a network namespace of the host's");
         assert_eq!(options(2), json!(["mode=0620"]), "there is no group 5");
-        assert_eq!(options(3), json!(["rbind", "rslave"]));
-        assert_eq!(options(4), json!(["bind", "rslave", "noatime"]));
+        assert_eq!(options(3), json!(["rbind", "rslave", "ro", "noexec"]));
+        assert_eq!(options(4), json!(["bind", "rslave", "ro", "noatime"]));
         assert_eq!(config["mounts"][4]["source"], "/run/p/userns/mount-4");
         let [first, second] = &way.spec.mounts[..] else { panic!("{:?}", way.spec.mounts) };
         assert_eq!((&first.source, first.idmap.is_some()), (&PathBuf::from("/v"), true));
