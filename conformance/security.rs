@@ -27,7 +27,8 @@ use std::fs;
 use podwright::proto::*;
 use tonic::Code;
 
-use crate::harness::{Node, Pod, logs, specs};
+use crate::handlers;
+use crate::harness::{Node, Pod, logs, specs, with_each_handler};
 
 /// The value of a key in the process status of a container's shell.
 async fn proc_status(node: &Node, pod: &Pod, mut config: ContainerConfig, key: &str) -> String {
@@ -236,12 +237,11 @@ async fn a_host_path_that_is_missing() {
     node.finish().await;
 }
 
-#[tokio::test]
-async fn mount_propagation() {
-    let node = Node::ready().await;
+async fn mount_propagation(handler: &str) {
+    let Some(node) = handlers::node_with(handler).await else { return };
     let mut config = node.pod("propagation");
     specs::sandbox_security(&mut config).privileged = true;
-    let pod = node.up(config).await;
+    let pod = node.run_pod(config, handler).await.unwrap();
     let volume = node.dir().join("volume");
     for name in ["seen", "made"] {
         fs::create_dir_all(volume.join(name)).unwrap();
@@ -272,6 +272,9 @@ async fn mount_propagation() {
     nix::mount::umount(&volume.join("seen")).unwrap();
     node.finish().await;
 }
+
+// In gVisor mounts of a container stay in its own kernel.
+with_each_handler!({ mount_propagation }: youki, runc, crun);
 
 #[tokio::test]
 async fn recursive_read_only() {

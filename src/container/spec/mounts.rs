@@ -80,8 +80,10 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
             Some(name) => Some(image_tree(inputs, mount, name)?),
         };
         // Private ones, too: libcontainer would leave them the host's slaves. No runtime knows of images, not every one
-        // of mapped owners, and one that does not would say nothing.
-        let stage = inputs.built_in || image.is_some() || mapped;
+        // of mapped owners, and one that does not would say nothing. All else in the runtime's mount namespace is the
+        // host's slave, and nothing would come out of there.
+        let both_ways = mount.propagation == Propagation::Bidirectional;
+        let stage = inputs.built_in || image.is_some() || mapped || both_ways;
         let source = if stage {
             let place = inputs.staging.join(index.to_string());
             staged.push(StagedMount {
@@ -102,6 +104,7 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
         };
         let mut options = vec!["rbind"];
         options.push(match mount.propagation {
+            Propagation::Bidirectional if !inputs.built_in => "rshared",
             _ if stage => "rbind",
             Propagation::Private => "rprivate",
             Propagation::HostToContainer => "rslave",
