@@ -8,13 +8,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use container_device_interface::annotations::parse_annotations;
-use container_device_interface::spec::{Spec, read_spec};
+use container_device_interface::spec::new_spec;
+use container_device_interface::specs::config;
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::sys::watch::Watch;
@@ -28,6 +31,8 @@ const MAX_FILE: u64 = 4 << 20;
 const MAX_FILES: usize = 1024;
 /// Age, seconds, from which on a file's times tell whether it changed since it was read.
 const SETTLED: u64 = 2;
+/// Devices of a file that are checked at once: the crate keeps a copy of all of them with each.
+const TOGETHER: usize = 16;
 /// Bad files that an error names.
 const MAX_NAMED: usize = 3;
 
@@ -104,6 +109,17 @@ struct File {
     spec: Result<Arc<Spec>, String>,
 }
 
+/// What a file says, checked.
+#[derive(Debug, Default)]
+struct Spec {
+    /// `vendor/class`.
+    kind: String,
+    /// `containerEdits` of the file itself.
+    edits: Option<Value>,
+    /// Those of each device.
+    devices: BTreeMap<String, Value>,
+}
+
 /// What changes when a file does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -159,7 +175,7 @@ impl Registry {
             let (path, spec, device) = self.0.find(&files, name)?;
             if !used.contains(&path) {
                 used.push(path);
-                edits.extend(spec.cdi_spec.container_edits.as_ref().map(json));
+                edits.extend(spec.edits.clone());
             }
             edits.push(device);
         }
@@ -184,9 +200,8 @@ impl Shared {
         let (kind, device) = name.split_once('=').unwrap_or((name, ""));
         let defines = |file: &'a File| {
             let spec = file.spec.as_ref().ok()?;
-            let same = format!("{}/{}", spec.get_vendor(), spec.get_class()) == kind;
-            let found = spec.get_device(device).filter(|_| same)?;
-            Some((file.priority, spec.as_ref(), json(&found.edits().container_edits)))
+            let found = spec.devices.get(device).filter(|_| spec.kind == kind)?;
+            Some((file.priority, spec.as_ref(), found.clone()))
         };
         let mut found: Vec<_> = files.iter().filter_map(|(path, file)| Some((path, defines(file)?))).collect();
         let highest = found.iter().map(|(_, (priority, ..))| *priority).max();
@@ -220,7 +235,7 @@ impl Shared {
                     Some(file) if file.settled && file.stamp == stamp && file.priority == priority => file,
                     known => {
                         let settled = stamp.is_old();
-                        let spec = read(&path, &found, priority);
+                        let spec = read(&path, &found);
                         // A file that is read again for its age alone has been told of.
                         let told = known.is_some_and(|known| known.stamp == stamp && known.spec.is_err());
                         if let (Err(reason), false) = (&spec, told) {
@@ -292,14 +307,41 @@ fn is_spec(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json") || ending.eq_ignore_ascii_case("yaml"))
 }
 
-fn read(path: &Path, found: &fs::Metadata, priority: usize) -> Result<Arc<Spec>, String> {
+fn read(path: &Path, found: &fs::Metadata) -> Result<Arc<Spec>, String> {
     if !found.is_file() {
-        Err("is no file".to_owned())
-    } else if found.len() > MAX_FILE {
-        Err(format!("has {} bytes, want at most {MAX_FILE}", found.len()))
-    } else {
-        let priority = i32::try_from(priority).unwrap_or(i32::MAX);
-        read_spec(&path.to_owned(), priority).map(Arc::new).map_err(|error| format!("{error:#}"))
+        return Err("is no file".to_owned());
+    }
+    let mut text = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text));
+    read.map_err(|error| error.to_string())?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("has {} bytes or more, want at most {MAX_FILE}", text.len()));
+    }
+    parse(path, &text).map(Arc::new)
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<Spec, String> {
+    let mut whole: Value = serde_yaml_ng::from_slice(text).map_err(|error| format!("cannot be parsed: {error}"))?;
+    let devices = whole.get_mut("devices").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+    let mut rest = devices.into_iter().peekable();
+    let mut spec = Spec::default();
+    loop {
+        if let Some(some) = whole.get_mut("devices").and_then(Value::as_array_mut) {
+            *some = rest.by_ref().take(TOGETHER).collect();
+        }
+        let raw = config::Spec::deserialize(&whole).map_err(|error| format!("cannot be parsed: {error}"))?;
+        let checked = new_spec(&raw, &path.to_owned(), 0).map_err(|error| format!("{error:#}"))?;
+        for (name, device) in checked.get_devices() {
+            if spec.devices.contains_key(&name) {
+                return Err(format!("invalid spec, multiple device {name}"));
+            }
+            spec.devices.insert(name, json(&device.edits().container_edits));
+        }
+        if rest.peek().is_none() {
+            spec.kind = format!("{}/{}", checked.get_vendor(), checked.get_class());
+            spec.edits = checked.cdi_spec.container_edits.as_ref().map(json);
+            return Ok(spec);
+        }
     }
 }
 

@@ -84,6 +84,11 @@ pub fn kill_inside(_: &CreateSpec, _: i32) -> Option<Result<Job, Failure>> {
 /// See the engine's.
 pub fn exec_ended(_: &CreateSpec, _: i32) {}
 
+/// See the engine's.
+pub fn exec_given_up(_: &CreateSpec, _: i32) -> Option<i32> {
+    None
+}
+
 pub fn exec(spec: &CreateSpec, _: Process, exec: &ExecSpec, streams: Streams) -> Result<Job, Failure> {
     let arguments: Vec<String> = serde_json::from_value(exec.process["args"].clone()).unwrap();
     if arguments[0] == "fail" {

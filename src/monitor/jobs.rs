@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use tracing::info;
 
-use super::backend::{Job, Outcome};
+use super::backend::{self, Job, Outcome};
 use super::poll::{Source, Timer, Token};
 use super::reaper::Owner;
 use super::server::Monitor;
@@ -120,9 +120,10 @@ impl Monitor {
             self.poll.cancel(timer);
         }
         self.poll.remove(&running.job.result, running.token);
+        let left = if running.cancelled.is_some() { self.left_by(&running) } else { None };
         let result = match running.cancelled {
             Some(why) => {
-                if let Some(pid) = Job::process(&running.bytes)
+                if let Some(pid) = Job::process(&running.bytes).or(left)
                     && process::is_child(pid)
                 {
                     // The helper had made it before its own end. Our child, not reaped: the pid is its own.
@@ -146,6 +147,15 @@ impl Monitor {
             }
         }
         self.settle();
+    }
+}
+
+impl Monitor {
+    /// The process that the helper of an exec has made, though it has not told of it.
+    fn left_by(&self, running: &Running) -> Option<i32> {
+        let Purpose::Exec(number) = running.purpose else { return None };
+        let exec = self.execs.get(&number)?;
+        backend::exec_given_up(&self.containers.get(&exec.container)?.spec, running.job.helper?)
     }
 }
 

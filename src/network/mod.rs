@@ -48,6 +48,9 @@ pub use error::{NetworkError, PluginFailure, Verb};
 pub use inspect::{InspectedNetwork, Inspection, inspect};
 pub use request::{Attach, Dirs, EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, IPS, MAC};
 
+/// How long after a watch is lost another one is tried.
+const WATCH_PAUSE: Duration = Duration::from_secs(10);
+
 /// Where networks are configured, and the bounds on plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -428,8 +431,17 @@ impl From<io::Error> for Creation {
 async fn follow(mut watch: Watch, shared: Weak<Shared>) {
     loop {
         if let Err(error) = watch.changed().await {
-            tracing::error!(error = chain(&error), "cannot watch the cni configuration any longer");
-            return;
+            tracing::error!(error = chain(&error), "cannot watch the cni configuration; this is tried again");
+            let folder = watch.folder().to_owned();
+            watch = loop {
+                tokio::time::sleep(WATCH_PAUSE).await;
+                if shared.strong_count() == 0 {
+                    return;
+                }
+                if let Ok(again) = Watch::new(&folder) {
+                    break again;
+                }
+            };
         }
         let Some(shared) = shared.upgrade() else { return };
         let (folder, limit) = (shared.settings.conf_dir.clone(), shared.settings.max_conf_files);

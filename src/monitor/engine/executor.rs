@@ -25,6 +25,7 @@ use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::job::ALIVE;
@@ -294,7 +295,13 @@ impl Confined {
         let root = rustix::fs::open("/", flags, Mode::empty())?;
         let folder = if self.init.is_some() {
             let owner = self.user.as_ref().map_or((0, 0), |user| user.root());
-            rootfs::make_folder(&root, &self.cwd, owner)?
+            match rootfs::make_folder(&root, &self.cwd, owner) {
+                // In an idmapped volume only who exists in the user namespace can make anything.
+                Err(error) if error.raw_os_error() == Some(libc::EOVERFLOW) => {
+                    with_files_of(owner, || rootfs::make_folder(&root, &self.cwd, owner))?
+                }
+                made => made?,
+            }
         } else {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             rustix::fs::openat2(&root, &self.cwd, flags, Mode::empty(), resolve)?
@@ -329,6 +336,18 @@ impl Executor for Confined {
         let _ = rustix::io::write(self.status(), &[ALIVE]);
         self.finish()
     }
+}
+
+/// Does `work` as this user and group of the host's where files are concerned, with all capabilities still. For a
+/// process of the host's root.
+fn with_files_of<T>((uid, gid): (u32, u32), work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let all = caps::permitted()?;
+    let own = (setfsuid(Uid::from_raw(uid)), setfsgid(Gid::from_raw(gid)));
+    // The kernel has just taken those that have to do with files.
+    let done = caps::set(all, all, 0).and_then(|()| work());
+    setfsgid(own.1);
+    setfsuid(own.0);
+    done
 }
 
 fn because(what: &'static str) -> impl Fn(io::Error) -> Failure {

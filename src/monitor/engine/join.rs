@@ -59,6 +59,8 @@ pub(super) fn exec(
             let message = format!("user {} does not exist in the container's user namespace", identity.uid);
             failure(ErrorKind::InvalidArgument, message)
         })?;
+        let null = || stdio::null_of(init.pid).or_else(|_| stdio::own_null());
+        let streams = attempt(stdio::shelter(streams, null), || "setting up the streams".to_owned())?;
         attempt(stdio::give(&streams, owner), || "giving the streams to the user".to_owned())?;
         let source = attempt(Source::open(streams), || "reaching the console socket".to_owned())?;
         hygiene::shed(oom_score_adj, exec.confinement.selinux_label.as_deref())?;

@@ -124,6 +124,15 @@ pub fn exec_ended(create: &CreateSpec, pid: i32) {
     }
 }
 
+/// An exec was given up and its helper, `helper`, killed: forgets what that has left, and tells which process the
+/// program has made without the helper's having told of it.
+pub fn exec_given_up(create: &CreateSpec, helper: i32) -> Option<i32> {
+    match &create.engine {
+        Engine::Youki { .. } => None,
+        Engine::Oci { .. } => oci::exec_given_up(create, helper),
+    }
+}
+
 /// Kills what is left of a container and removes its cgroups and the runtime's state.
 /// [`Outcome::Done`] also if there is nothing; undoes a half-done create, too.
 pub fn delete(create: &CreateSpec) -> Result<Job, Failure> {

@@ -151,6 +151,18 @@ pub(super) fn exec_ended(create: &CreateSpec, pid: i32) {
     let _ = fs::remove_file(inside(&create.bundle.join(FOLDER), pid));
 }
 
+/// See [`super::exec_given_up`].
+pub(super) fn exec_given_up(create: &CreateSpec, helper: i32) -> Option<i32> {
+    let folder = create.bundle.join(FOLDER);
+    let name = |kind| folder.join(format!("exec-{helper}.{kind}"));
+    let pid = read_pid(&name("pid")).ok();
+    for file in [name("json"), name("pid"), name("inside"), folder.join(format!("log-{helper}.json"))] {
+        // It may not have come that far.
+        let _ = fs::remove_file(file);
+    }
+    pid
+}
+
 /// Where the number stands that an exec's process has in a kernel of its own. `pid`: of what stands for it on the host.
 fn inside(folder: &Path, pid: i32) -> PathBuf {
     folder.join(format!("exec-{pid}.inside"))
@@ -277,7 +289,7 @@ fn explain(binary: &Path, status: ExitStatus, log: &str) -> Failure {
 }
 
 fn set_streams(command: &mut Command, streams: Streams) -> io::Result<()> {
-    match stdio::shelter(streams)? {
+    match stdio::shelter(streams, stdio::own_null)? {
         Streams::Pipes { stdin, stdout, stderr } => {
             command.stdin(stdin).stdout(stdout).stderr(stderr);
         }

@@ -39,17 +39,32 @@ pub(super) fn give(streams: &Streams, owner: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Null devices of nobody else's in place of the host's: some runtimes give whatever their streams are to the user
-/// inside, who could then close the host's to everybody.
-pub(super) fn shelter(streams: Streams) -> io::Result<Streams> {
+/// Null devices by `null` in place of the host's: root inside may be its owner, and some runtimes give whatever their
+/// streams are to the user inside. He could then close the host's to everybody.
+pub(super) fn shelter(streams: Streams, null: impl Fn() -> io::Result<OwnedFd>) -> io::Result<Streams> {
     let Streams::Pipes { stdin, stdout, stderr } = streams else { return Ok(streams) };
-    let one = |stream: OwnedFd| {
-        let meta = rustix::fs::fstat(&stream)?;
-        let device = FileType::from_raw_mode(meta.st_mode) == FileType::CharacterDevice
-            && meta.st_rdev == makedev(NULL.0, NULL.1);
-        if device { own_null() } else { Ok(stream) }
-    };
+    let one = |stream: OwnedFd| if is_null(&stream)? { null() } else { Ok(stream) };
     Ok(Streams::Pipes { stdin: one(stdin)?, stdout: one(stdout)?, stderr: one(stderr)? })
+}
+
+fn is_null(file: &OwnedFd) -> io::Result<bool> {
+    let meta = rustix::fs::fstat(file)?;
+    let device = FileType::from_raw_mode(meta.st_mode) == FileType::CharacterDevice;
+    Ok(device && meta.st_rdev == makedev(NULL.0, NULL.1))
+}
+
+/// The null device of a container whose init is `pid`, looked up on the host, which costs far less than one of its own.
+/// Whatever else stands there is not opened.
+pub(super) fn null_of(pid: i32) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(format!("/proc/{pid}/root"), flags | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let node = rustix::fs::openat2(&root, "dev/null", flags | OFlags::NOFOLLOW, Mode::empty(), resolve)?;
+    if !is_null(&node)? {
+        return Err(io::Error::other("the container has no null device"));
+    }
+    let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// A null device on a file system that nobody else sees.

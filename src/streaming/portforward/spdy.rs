@@ -164,7 +164,11 @@ async fn forward(pair: Pair, connect: Connect, around: Surroundings) {
     // Each half ends by itself; a failure ends both. A connection that the pod reset is no error to be told: clients
     // would give up all their connections for it. Their stream is reset, which says the same.
     let up = upload(from, write, &around.activity, &around.hangup);
-    let down = download(read, &mut to, &around.activity);
+    // That the pod has ended its side is told at once: clients may wait for that word before they end theirs.
+    let down = async {
+        download(read, &mut to, &around.activity).await?;
+        error.shutdown().await
+    };
     let _ = tokio::try_join!(up, down);
     let _ = error.shutdown().await;
 }
