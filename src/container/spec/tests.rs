@@ -2,6 +2,7 @@ use super::*;
 use crate::container::view::User;
 use crate::types::container::{ContainerSecurity, Mount, Propagation, Resources};
 use crate::types::pod::{Namespaces, PodKey, PodSecurity};
+use crate::wire::StagedPropagation;
 
 fn pod() -> PodConfig {
     PodConfig {
@@ -159,7 +160,10 @@ fn a_mount_in_place_of_one_of_ours_replaces_it_and_parents_come_first() {
     assert_eq!(made.staged.len(), 2);
     assert_eq!(made.spec["linux"]["rootfsPropagation"], "shared");
     let plain = spec(&shared, &program(), false).unwrap();
-    assert!(plain.staged.is_empty());
+    assert_eq!(plain.staged.iter().map(|mount| mount.propagation).collect::<Vec<_>>(), [StagedPropagation::Shared]);
+    let list = plain.spec["mounts"].as_array().unwrap();
+    let one = list.iter().find(|mount| mount["destination"] == "/a").unwrap();
+    assert_eq!((&one["source"], &one["options"][1]), (&json!(plain.staged[0].staged), &json!("rshared")));
 }
 
 #[test]
