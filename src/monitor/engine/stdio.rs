@@ -69,12 +69,15 @@ pub(super) fn null_of(pid: i32) -> io::Result<OwnedFd> {
 
 /// A null device on a file system that nobody else sees.
 pub(super) fn own_null() -> io::Result<OwnedFd> {
-    let limits = [("size", "4k"), ("nr_inodes", "2")];
+    let limits = [("size", "4k"), ("nr_inodes", "3")];
     let place = mounts::tmpfs(&limits, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
     let mode = Mode::from_raw_mode(0o666);
-    rustix::fs::mknodat(&place, "null", FileType::CharacterDevice, mode, makedev(NULL.0, NULL.1))?;
-    rustix::fs::chmodat(&place, "null", mode, AtFlags::empty())?;
-    Ok(rustix::fs::openat(&place, "null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+    // By that name it is known to whoever asks for its path.
+    const NAME: &str = "dev/null";
+    rustix::fs::mkdirat(&place, "dev", Mode::from_raw_mode(0o755))?;
+    rustix::fs::mknodat(&place, NAME, FileType::CharacterDevice, mode, makedev(NULL.0, NULL.1))?;
+    rustix::fs::chmodat(&place, NAME, mode, AtFlags::empty())?;
+    Ok(rustix::fs::openat(&place, NAME, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// The host's number for a user of a container, by lines of `inside outside length`; `None`: it has none.
