@@ -97,14 +97,18 @@ async fn the_daemon_is_killed_at_random_moments() {
     node.finish().await;
 }
 
-/// The bridge plugin reads the bridge's address and later sets it; if the last pod's DEL comes between, which another
-/// pod's undo may, that address is none and the kernel refuses it. Clients ask again, as they must.
+/// The bridge plugin fixes its bridge's address after all else. One that died before leaves a bridge that loses the
+/// address with its last port, and each later run fails to set what it read there, until somebody deletes the bridge.
+/// KNOWN: nobody but the operator does so yet; here it is this test.
 async fn up_again(node: &Node, config: PodSandboxConfig) -> Pod {
     const TORN: &str = "could not set bridge's mac";
     match node.run_pod(config.clone(), "").await {
-        Err(status) if status.message().contains(TORN) => println!("NOTE: two runs of the bridge plugin met: {status}"),
+        Err(status) if status.message().contains(TORN) => {
+            println!("NOTE: a bridge without address is deleted: {status}")
+        }
         made => return made.unwrap(),
     }
+    host::run("ip", &["link", "del", cni::BRIDGE]);
     node.up(config).await
 }
 
