@@ -69,7 +69,8 @@ pub(super) fn null_of(pid: i32) -> io::Result<OwnedFd> {
 
 /// A null device on a file system that nobody else sees.
 pub(super) fn own_null() -> io::Result<OwnedFd> {
-    let limits = [("size", "4k"), ("nr_inodes", "3")];
+    // Labels count as inodes, too.
+    let limits = [("size", "4k"), ("nr_inodes", "16")];
     let place = mounts::tmpfs(&limits, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
     let mode = Mode::from_raw_mode(0o666);
     // By that name it is known to whoever asks for its path.

@@ -134,8 +134,8 @@ impl Way {
     /// The place itself, what it takes to mount things there, and what is not the container's alone.
     fn furnish(&self) -> Result<(), Failure> {
         let Self { spec, place, fresh, devices, .. } = self;
-        // An image volume takes two at most.
-        let inodes = (2 + 2 * spec.mounts.len() + fresh.len() + devices.len()).to_string();
+        // An image volume takes two at most, and labels count, too.
+        let inodes = (2 * (2 + 2 * spec.mounts.len() + fresh.len() + devices.len())).to_string();
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let mut options = vec![("mode", "711"), ("size", "64k"), ("nr_inodes", inodes.as_str())];
         // Of the device nodes; what is mounted here has labels of its own.
