@@ -442,7 +442,9 @@ impl Stalled {
 impl Drop for Stalled {
     fn drop(&mut self) {
         let _ = self.end.send(());
-        self.thread.take().map(|thread| thread.join().unwrap());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 }
 
