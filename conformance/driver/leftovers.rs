@@ -246,6 +246,48 @@ async fn only_the_driver_s_own_pods_are_removed() {
 }
 
 #[tokio::test]
+async fn a_static_pod_without_a_sandbox_leaves_no_folders() {
+    let node = node().await;
+    let folder = node.dir().join("manifests");
+    fs::create_dir(&folder).unwrap();
+    let manifest = folder.join("refused.yaml");
+    let refused = format!("  runtimeClassName: no-such-class\n  containers:\n{}", container("c", "true", ""));
+    fs::write(&manifest, pod("refused", &refused)).unwrap();
+    let args = ["kubelet", "--manifests", folder.to_str().unwrap()];
+    let mut gone = Driver::start(&node, "gone", &args);
+    gone.says("no-such-class").await;
+    assert_eq!(left(&node, "pods").len(), 1);
+    let removed = async || {
+        eventually(secs(30), "the folders' end", async || {
+            let left = [left(&node, "pods"), left(&node, "logs")].concat();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
+    };
+    fs::remove_file(&manifest).unwrap();
+    removed().await;
+    // The same if the manifest goes while no driver runs.
+    fs::write(&manifest, pod("refused", &refused)).unwrap();
+    eventually(
+        secs(30),
+        "the folder",
+        async || {
+            if left(&node, "logs").is_empty() { Err(String::new()) } else { Ok(()) }
+        },
+    )
+    .await;
+    gone.signal(Signal::SIGTERM);
+    gone.ends().await;
+    fs::remove_file(&manifest).unwrap();
+    gone = Driver::start(&node, "next", &args);
+    removed().await;
+    gone.signal(Signal::SIGTERM);
+    gone.ends().await;
+    no_folders(&node);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_pod_of_another_runtime_is_left_alone() {
     let node = node().await;
     assert_eq!(

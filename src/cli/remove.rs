@@ -58,14 +58,13 @@ pub async fn run(args: Args) -> ExitCode {
             }
         };
         for wanted in wanted {
-            match remove(&cri, &options, &wanted).await {
-                Ok(removed) => {
-                    for pod in removed {
-                        // A reader that left is no reason to leave pods.
-                        let _ = super::print(&format!("{}/{} {}\n", pod.namespace, pod.name, pod.uid));
-                    }
+            let results = remove(&cri, &options, &wanted).await.unwrap_or_else(|error| vec![Err(error)]);
+            for result in results {
+                match result {
+                    // A reader that left is no reason to leave pods.
+                    Ok(pod) => drop(super::print(&format!("{}/{} {}\n", pod.namespace, pod.name, pod.uid))),
+                    Err(error) => complain(chain(&error)),
                 }
-                Err(error) => complain(chain(&error)),
             }
         }
     }

@@ -127,11 +127,16 @@ pub struct Options {
     pub grace: Option<u32>,
 }
 
-/// Stops and removes all pods of this name, also those of which only the driver's folders are left. Answers with them.
+/// Stops and removes all pods of this name, also those of which only the driver's folders are left. Answers with what
+/// became of each: it may not be ours to remove, or something of it cannot be removed; calling again tries the rest.
 ///
 /// # Errors
-/// There is none, it is not ours to remove, or something of it cannot be removed; calling again tries the rest.
-pub async fn remove(cri: &Cri, options: &Options, wanted: &Wanted) -> Result<Vec<PodRef>, RemoveError> {
+/// There is none.
+pub async fn remove(
+    cri: &Cri,
+    options: &Options,
+    wanted: &Wanted,
+) -> Result<Vec<Result<PodRef, RemoveError>>, RemoveError> {
     let dirs = options.dirs.clone();
     let mut records = tokio::task::spawn_blocking(move || Record::all(&dirs)).await??;
     records.retain(|record| wanted.is(&record.pod));
@@ -140,8 +145,7 @@ pub async fn remove(cri: &Cri, options: &Options, wanted: &Wanted) -> Result<Vec
     }
     let mut removed = Vec::new();
     for record in records {
-        one(cri, options, &record).await?;
-        removed.push(record.pod);
+        removed.push(one(cri, options, &record).await.map(|()| record.pod));
     }
     remove_shared_cgroups();
     Ok(removed)
