@@ -91,6 +91,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_link_leads_to_what_is_unmounted() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("victim/m")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("victim"), root.path().join("volume")).unwrap();
+        std::os::unix::fs::symlink("m", root.path().join("victim/last")).unwrap();
+        for point in ["volume/m", "victim/last/."] {
+            assert_eq!(detach(&root.path().join(point)), Err(Errno::LOOP), "{point}");
+        }
+        assert_eq!(detach(&root.path().join("gone")), Err(Errno::NOENT));
+    }
+
+    #[test]
     fn mount_points_are_read_with_their_blanks() {
         let table = b"22 1 0:20 / /a rw - tmpfs x rw\n23 22 0:21 / /a/b\\040c\\134d rw - tmpfs x rw\n";
         assert_eq!(points(table), [PathBuf::from("/a"), PathBuf::from("/a/b c\\d")]);
