@@ -3,6 +3,7 @@
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+DOC = $(DESTDIR)$(PREFIX)/share/doc/podwright
 ENDPOINT ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CONFORMANCE := $(TARGET)/conformance
@@ -64,14 +65,19 @@ bench: ## measure any CRI socket: make bench ENDPOINT=unix:///run/podwright/podw
 	@test -n "$(ENDPOINT)" || { echo 'usage: make bench ENDPOINT=unix:///path/to/cri.sock [ARGS="..."]' >&2; exit 2; }
 	cargo bench --locked --bench cri -- --endpoint "$(ENDPOINT)" $(ARGS)
 
+# README.md is installed with all that it links to, in the same places beside it.
 install: ## install both programs, the unit and the handlers below $(DESTDIR)$(PREFIX)
 	install -D -m 755 -t "$(DESTDIR)$(PREFIX)/bin" "$(TARGET)/release/podwright" "$(TARGET)/release/podwright-monitor"
-	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/doc/podwright" README.md ARCHITECTURE.md LICENSE
-	if [ -f examples/podwright.service ]; then \
-	  install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system"; \
-	  sed 's|/usr/local/bin|$(PREFIX)/bin|g' examples/podwright.service > "$(DESTDIR)$(PREFIX)/lib/systemd/system/podwright.service"; fi
-	if [ -d runtime-handlers ]; then \
-	  install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/podwright/runtime-handlers" runtime-handlers/*; fi
+	install -D -m 644 -t "$(DOC)" README.md ARCHITECTURE.md BENCHMARKS.md CONTRIBUTING.md LICENSE
+	install -D -m 644 -t "$(DOC)/conformance" conformance/fields.md
+	install -D -m 644 -t "$(DOC)/conformance/node" conformance/node/README.md
+	install -D -m 644 -t "$(DOC)/fuzz" fuzz/README.md
+	install -D -m 644 -t "$(DOC)/examples" examples/*.yaml examples/config.toml
+	install -D -m 644 -t "$(DOC)/examples/cni" examples/cni/*
+	sed 's|/usr/local/bin|$(PREFIX)/bin|g' examples/podwright.service > "$(DOC)/examples/podwright.service"
+	ln -sfn ../../podwright/runtime-handlers "$(DOC)/runtime-handlers"
+	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DOC)/examples/podwright.service"
+	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/podwright/runtime-handlers" runtime-handlers/*
 
 clean:
 	cargo clean

@@ -1,5 +1,7 @@
 //! `podwright run` and `podwright kubelet`: pods from manifests, over the socket.
 
+mod leftovers;
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};

@@ -186,6 +186,9 @@ async fn a_handler_whose_program_is_missing_takes_no_pods() {
             "told at start"
         );
     }
+    let status = node.run_pod(node.pod("unknown"), "unknown").await.unwrap_err();
+    let told = format!("known are {:?}; refused is {:?} (its binary", "youki", "gone");
+    assert!(status.message().contains(&told), "{status}");
     assert_eq!(node.pods(PodSandboxFilter::default()).await, []);
     let answer = node.cri().runtime().status(StatusRequest { verbose: true }).await.unwrap().into_inner();
     let told: serde_json::Value = serde_json::from_str(&answer.info["runtimeHandlers"]).unwrap();
@@ -195,5 +198,33 @@ async fn a_handler_whose_program_is_missing_takes_no_pods() {
     assert!(problem("youki").is_null(), "{told}");
     // Nothing is in the way of a pod of that name once there is a program that makes it.
     node.up(node.pod("gone")).await;
+    node.finish().await;
+}
+
+/// crun itself would say so only when a container is created, whose pod is up by then.
+#[tokio::test]
+async fn crun_is_refused_beside_a_hybrid_s_second_tree() {
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
+    if controllers.trim().is_empty() {
+        println!("SKIPPED: this machine has no hybrid cgroup set-up with controllers in the v2 tree");
+        return;
+    }
+    // Whatever calls itself so: this machine need not have it.
+    let crun = std::env::temp_dir().join(format!("pwt-crun-{}", std::process::id()));
+    std::fs::write(&crun, "#!/bin/sh\necho crun version 1.8\n").unwrap();
+    std::fs::set_permissions(&crun, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let text = format!("kind = \"oci\"\nbinary = {crun:?}\n");
+    let mut node = Node::prepare(&Setup { handlers: vec![("crun.toml".to_owned(), text)], ..Setup::default() });
+    node.start_daemon().await;
+    let status = node.run_pod(node.pod("crun"), "crun").await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("cgroup") && status.message().contains(controllers.trim()), "{status}");
+    let config = node.dir().join("config.toml");
+    let mut check = std::process::Command::new(crate::harness::daemon::program());
+    let out = check.arg("check").arg("--config").arg(config).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let line = said.lines().find(|line| line.contains("\"crun\"")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.starts_with("warn runtime handlers") && line.contains("unified_cgroup_hierarchy"), "{line}");
+    std::fs::remove_file(crun).unwrap();
     node.finish().await;
 }

@@ -19,6 +19,7 @@ mod handlers;
 mod harness;
 mod image_volumes;
 mod images;
+mod install;
 mod layers;
 mod limits;
 mod logs;

@@ -79,14 +79,14 @@ impl App {
         let network = Network::new(network_settings(&config)).map_err(failed("network"))?;
         let mut handlers = Handlers::load(&config.runtime.handlers_dir, &config.runtime.default_handler)
             .map_err(failed("handlers"))?;
-        for problem in handlers.iter().filter_map(|handler| handler.program().err()) {
-            tracing::warn!(error = chain(&problem), "pods with this runtime handler are refused");
-        }
         let own = std::env::current_exe().map_err(io("own program"))?;
         let held_capabilities = held_capabilities()?;
         let launcher = Launcher::new(config.paths.monitor_program(&own));
         let (place, probe) = (pod::user_place(&state), root.join("probe"));
         let ((), user_namespaces) = tokio::join!(handlers.ask(&place), launcher.probe_user_namespaces(&probe));
+        for problem in handlers.iter().filter_map(|handler| handler.program().err()) {
+            tracing::warn!(error = chain(&problem), "pods with this runtime handler are refused");
+        }
         if let Err(reason) = &user_namespaces {
             tracing::warn!(reason, "pods cannot have user namespaces on this node");
         }

@@ -6,6 +6,7 @@ mod image;
 pub mod kubelet;
 mod lock;
 mod logging;
+mod remove;
 pub mod run;
 mod serve;
 mod socket;
@@ -39,6 +40,8 @@ enum Command {
     Serve(serve::Args),
     /// Run a pod from its manifest, on any CRI runtime, and exit with its code.
     Run(run::RunArgs),
+    /// Stop and remove pods that `run` left, with their volumes and logs.
+    Rm(remove::Args),
     /// Keep the pods of a folder of manifests running, on any CRI runtime.
     Kubelet(kubelet::KubeletArgs),
     /// Print or check the configuration.
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Run(args) => driver(run::run(args)),
+        Command::Rm(args) => driver(remove::run(args)),
         Command::Kubelet(args) => driver(kubelet::run(args)),
         Command::Config(command) => config::run(command),
         Command::Check(args) => preflight(&args),

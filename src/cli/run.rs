@@ -88,11 +88,7 @@ impl DriverArgs {
 
     /// Where files go.
     pub fn dirs(&self) -> Dirs {
-        // Relative paths would mean something else to the runtime.
-        let root = self.root.as_ref().map(|root| std::path::absolute(root).unwrap_or_else(|_| root.clone()));
-        let logs = root.as_ref().map_or_else(|| PathBuf::from("/var/log/pods"), |root| root.join("logs"));
-        let root = root.unwrap_or_else(|| PathBuf::from(ROOT));
-        Dirs { pods: root.join("pods"), logs, seccomp: root.join("seccomp") }
+        dirs(self.root.as_deref())
     }
 
     /// The driver the user insists on.
@@ -103,6 +99,15 @@ impl DriverArgs {
             DriverChoice::Systemd => Some(CgroupDriver::Systemd),
         }
     }
+}
+
+/// Where files go, by `--root`.
+pub fn dirs(root: Option<&Path>) -> Dirs {
+    // Relative paths would mean something else to the runtime.
+    let root = root.map(|root| std::path::absolute(root).unwrap_or_else(|_| root.to_owned()));
+    let logs = root.as_ref().map_or_else(|| PathBuf::from("/var/log/pods"), |root| root.join("logs"));
+    let root = root.unwrap_or_else(|| PathBuf::from(ROOT));
+    Dirs { pods: root.join("pods"), logs, seccomp: root.join("seccomp") }
 }
 
 /// Runs the command. Errors are printed here, so that each has its exit code.
@@ -129,7 +134,7 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 }
 
 async fn attempt(args: RunArgs) -> Result<u8, Failure> {
-    let manifest = read(&args.file)?;
+    let manifest = read(&args.file).map_err(|text| Failure { code: FAILED, text })?;
     let many = manifest.pods.first().is_some_and(|document| document.pod.all_containers().count() > 1);
     let cri = args.driver.client()?;
     let options = Options {
@@ -155,7 +160,8 @@ async fn attempt(args: RunArgs) -> Result<u8, Failure> {
     })
 }
 
-fn read(file: &Path) -> Result<Manifest, Failure> {
+/// Reads a manifest; `-` is standard input.
+pub(super) fn read(file: &Path) -> Result<Manifest, String> {
     let mut text = String::new();
     // One byte more than allowed, so that the parser sees what is too large.
     let limit = MAX_BYTES as u64 + 1;
@@ -165,8 +171,8 @@ fn read(file: &Path) -> Result<Manifest, Failure> {
         let opened = std::fs::File::open(file);
         (file.display().to_string(), opened.and_then(|file| file.take(limit).read_to_string(&mut text)))
     };
-    result.map_err(|error| Failure { code: FAILED, text: format!("{name}: {error}") })?;
-    Ok(parse(&text, &name)?)
+    result.map_err(|error| format!("{name}: {error}"))?;
+    parse(&text, &name).map_err(|error| chain(&error))
 }
 
 /// Each signal to stop, from now on.

@@ -4,6 +4,7 @@
 //! manifest/ ──▶ translate/ (pure) ──▶ client ──▶ any CRI runtime
 //!                  ▲ volumes/           ▲
 //! one_shot, static_pods/ ──▶ pod_worker/: look, decide (pure), act ──▶ reports, logs/
+//! record (whose a pod's folder is) ──▶ remove ──▶ teardown
 //! ```
 //!
 //! Architecture Invariant: nothing here knows which runtime is behind the socket.
@@ -20,6 +21,8 @@ pub mod node;
 pub mod one_shot;
 pub mod pod_worker;
 pub mod qos;
+pub mod record;
+pub mod remove;
 pub mod static_pods;
 pub mod teardown;
 pub mod translate;

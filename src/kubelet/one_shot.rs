@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use crate::proto;
 use crate::types::{ErrorKind, HasKind, chain, now_ns};
@@ -20,10 +21,14 @@ use super::node;
 use super::pod_worker::state::Outcome;
 use super::pod_worker::{Halt, Report, Tools, Worker, WorkerError};
 use super::qos::CgroupDriver;
-use super::teardown::{PodRef, remove_shared_cgroups, stop, teardown};
-use super::translate::{Dirs, PodJob};
+use super::record::Claim;
+use super::teardown::{PodRef, remove_cgroups, remove_shared_cgroups, stop, teardown};
+use super::translate::{Dirs, Origin, PodJob, labels};
 use super::uid;
+use super::volumes::{self, VolumeError};
 
+/// The label [`super::translate::labels::OWNER`] of pods that are run like this.
+pub const OWNER: &str = "run";
 /// Exit code when the time limit passed.
 pub const TIMED_OUT: u8 = 124;
 /// Exit code when the driver or the runtime failed.
@@ -45,8 +50,11 @@ pub enum OneShotError {
         source: CriError,
     },
     /// A pod of this uid is there.
-    #[error("a pod with uid {0} is there already; remove it first")]
+    #[error("a pod with uid {0} is there already, or being made; remove it first")]
     Exists(String),
+    /// The pod's folders cannot be made.
+    #[error(transparent)]
+    Files(#[from] VolumeError),
     /// The runtime refuses something.
     #[error(transparent)]
     Cri(#[from] CriError),
@@ -61,6 +69,7 @@ impl HasKind for OneShotError {
             Self::Pods(_) => ErrorKind::InvalidArgument,
             Self::Endpoint { source, .. } | Self::Cri(source) => source.kind(),
             Self::Exists(_) => ErrorKind::AlreadyExists,
+            Self::Files(source) => source.kind(),
             Self::Worker(source) => source.kind(),
         }
     }
@@ -112,16 +121,26 @@ pub async fn run(
         pod: document.pod,
         objects: manifest.objects,
         hash: document.hash,
-        owner: "run".to_owned(),
+        owner: OWNER.to_owned(),
+        origin: Origin { endpoint: options.endpoint.clone(), ..Origin::default() },
     });
     let pod = PodRef::of(&job);
-    if !cri.sandboxes(pod.selector()).await?.is_empty() {
+    // Whosever it is: it stands on the same folders.
+    if !sandboxes_of(&cri, &job.uid).await?.is_empty() {
         return Err(OneShotError::Exists(job.uid.clone()));
     }
+    let dirs = Arc::new(options.dirs);
+    let claimed = tokio::task::spawn_blocking({
+        let (job, dirs) = (job.clone(), dirs.clone());
+        move || Claim::take(&job, &dirs)
+    });
+    let Some(claim) = claimed.await.map_err(WorkerError::from)?? else {
+        return Err(OneShotError::Exists(job.uid.clone()));
+    };
     for note in node_notes.into_iter().chain(notes(&job.pod)) {
         let _ = show.send(Show::Line(format!("note: {note}"))).await;
     }
-    let (dirs, events) = (Arc::new(options.dirs), Events::start(cri.clone()));
+    let events = Events::start(cri.clone());
     let (halt, halted) = watch::channel(Halt::No);
     let (reports, mut incoming) = mpsc::channel(64);
     let tools = Tools {
@@ -166,6 +185,15 @@ pub async fn run(
     if options.remove {
         teardown(&cri, &dirs, &pod, 0).await?;
         remove_shared_cgroups();
+    } else if is_settled(&result) {
+        match sandboxes_of(&cri, &job.uid).await {
+            Ok(pods) if pods.is_empty() => forget(claim, job.uid.clone()).await?,
+            Ok(_) => {
+                let line = format!("pod {0} stays, stopped; podwright rm {1}/{0} removes it", pod.name, pod.namespace);
+                let _ = show.send(Show::Line(line)).await;
+            }
+            Err(error) => tracing::debug!(%error, "cannot tell whether the pod stays"),
+        }
     }
     Ok(match result? {
         Outcome::Completed { code } => u8::try_from(code).unwrap_or(u8::MAX),
@@ -179,6 +207,27 @@ pub async fn run(
             FAILED
         }
     })
+}
+
+async fn sandboxes_of(cri: &Cri, uid: &str) -> Result<Vec<proto::PodSandbox>, CriError> {
+    cri.sandboxes([(labels::POD_UID.to_owned(), uid.to_owned())].into()).await
+}
+
+/// Whether what the runtime has of the pod now is all that will come: a call that was given up may still be at work.
+fn is_settled(result: &Result<Outcome, WorkerError>) -> bool {
+    let Err(WorkerError::Cri(error)) = result else { return true };
+    !error.is_unavailable() && !matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled)
+}
+
+/// Removes what was made for a pod that never came to be.
+async fn forget(claim: Claim, uid: String) -> Result<(), OneShotError> {
+    let removed = tokio::task::spawn_blocking(move || {
+        let removed = claim.made().iter().map(|folder| volumes::remove_tree(folder)).collect::<Vec<_>>();
+        remove_cgroups(&uid);
+        remove_shared_cgroups();
+        removed.into_iter().collect::<Result<(), _>>()
+    });
+    Ok(removed.await.map_err(WorkerError::from)??)
 }
 
 /// Turns reports into lines and followed logs.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tonic::Code;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proto;
 
 use super::client::{Cri, CriError};
@@ -16,7 +18,7 @@ use super::translate::{Dirs, PodJob, labels};
 use super::volumes;
 
 /// A pod by its labels: enough to remove it when its manifest is gone.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PodRef {
     /// Namespace.
     pub namespace: String,
@@ -42,17 +44,20 @@ impl PodRef {
 
     /// Of a sandbox; `None` for one that no driver of this kind made.
     pub fn from_labels(labels: &HashMap<String, String>) -> Option<Self> {
-        let get = |key: &str| {
-            // These become file names.
-            let fine = |text: &&String| !text.is_empty() && !text.contains(['/', '\0']) && !text.starts_with('.');
-            labels.get(key).filter(fine).cloned()
-        };
-        Some(Self {
+        let get = |key: &str| labels.get(key).cloned();
+        let found = Self {
             namespace: get(labels::POD_NAMESPACE)?,
             name: get(labels::POD_NAME)?,
             uid: get(labels::POD_UID)?,
             owner: get(labels::OWNER)?,
-        })
+        };
+        found.is_plain().then_some(found)
+    }
+
+    /// Whether its parts can be file names: they become some.
+    pub fn is_plain(&self) -> bool {
+        let plain = |text: &&String| !text.is_empty() && !text.contains(['/', '\0']) && !text.starts_with('.');
+        [&self.namespace, &self.name, &self.uid, &self.owner].iter().all(plain)
     }
 
     /// The labels by which the runtime finds it.
@@ -79,10 +84,13 @@ pub async fn teardown(cri: &Cri, dirs: &Arc<Dirs>, pod: &PodRef, grace: u32) -> 
     results.into_iter().collect::<Result<(), _>>()?;
     let (dirs, pod) = (dirs.clone(), pod.clone());
     let cleaned = tokio::task::spawn_blocking(move || {
-        let files = volumes::remove_tree(&dirs.pods.join(&pod.uid));
+        let files = dirs.pods.join(&pod.uid);
+        let content = volumes::remove_content(&files);
         let logs = volumes::remove_tree(&dirs.logs.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)));
         remove_cgroups(&pod.uid);
-        files.and(logs)
+        // Its record stays to the end: by that the rest is found again.
+        content.and(logs)?;
+        volumes::remove_tree(&files)
     });
     Ok(cleaned.await??)
 }
@@ -113,7 +121,7 @@ fn lenient<T>(result: Result<T, CriError>) -> Result<(), WorkerError> {
 
 /// With the cgroupfs driver a runtime makes the pod's folder but need not remove it: on a node kubelet does. Only
 /// empty folders can be removed like this.
-fn remove_cgroups(uid: &str) {
+pub(super) fn remove_cgroups(uid: &str) {
     let root = Path::new("/sys/fs/cgroup");
     let mut hierarchies = vec![root.to_owned()];
     let listed = std::fs::read_dir(root).into_iter().flatten().flatten();

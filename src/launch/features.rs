@@ -20,6 +20,8 @@ const MAX_ANSWER: u64 = 1 << 20;
 const CRUN: (u32, u32) = (1, 4);
 /// What runc says of itself.
 const RUNC: &str = "org.opencontainers.runc.version";
+/// What crun says of itself.
+const CRUN_VERSION: &str = "run.oci.crun.version";
 
 /// What matters to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +30,21 @@ pub struct Features {
     pub user_namespaces: Result<(), String>,
     /// Knows the mount option `rro`.
     pub recursive_read_only_mounts: bool,
+    /// It is a crun: see [`unified_controllers`].
+    pub is_crun: bool,
+}
+
+/// The controllers of the cgroup v2 tree that a hybrid set-up has beside version 1; empty: none, or another set-up. crun
+/// makes no container where there are some. Blocks, for a look at a file.
+pub fn unified_controllers() -> String {
+    // Only where version 1 is mounted beside it does the tree have a place of its own.
+    fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default().trim().to_owned()
 }
 
 impl Features {
     /// Nothing, for this reason.
     pub fn none(reason: impl Into<String>) -> Self {
-        Self { user_namespaces: Err(reason.into()), recursive_read_only_mounts: false }
+        Self { user_namespaces: Err(reason.into()), recursive_read_only_mounts: false, is_crun: false }
     }
 
     /// Asks a binary. `args` are its global arguments.
@@ -44,12 +55,16 @@ impl Features {
         };
         match told {
             Ok(features) => features,
-            Err(reason) => match run(binary, &[], "--version").await {
-                Ok(version) if is_able_crun(&version) => {
-                    Self { user_namespaces: Err(too_old()), recursive_read_only_mounts: true }
+            Err(reason) => {
+                let version = run(binary, &[], "--version").await.unwrap_or_default();
+                let nothing = Self::none(format!("{binary:?} does not tell its features: {reason}"));
+                let able = is_able_crun(&version);
+                Self {
+                    user_namespaces: if able { Err(too_old()) } else { nothing.user_namespaces },
+                    recursive_read_only_mounts: able,
+                    is_crun: version.starts_with(b"crun version "),
                 }
-                _ => Self::none(format!("{binary:?} does not tell its features: {reason}")),
-            },
+            }
         }
     }
 }
@@ -143,6 +158,7 @@ fn parse(answer: &[u8]) -> Result<Features, String> {
             true => Err(too_old()),
         },
         recursive_read_only_mounts: mount_options.iter().any(|option| option == "rro"),
+        is_crun: annotations.contains_key(CRUN_VERSION),
     })
 }
 
@@ -168,13 +184,14 @@ mod tests {
 
     #[test]
     fn a_runtimes_own_words_count() {
-        let all = Ok(Features { user_namespaces: Ok(()), recursive_read_only_mounts: true });
+        let all = Ok(Features { user_namespaces: Ok(()), recursive_read_only_mounts: true, is_crun: false });
         let new = r#"{"ociVersionMax":"1.2.0","mountOptions":["ro","rro"],"linux":{"namespaces":["pid","user"],
                       "mountExtensions":{"idmap":{"enabled":true}}}}"#;
         assert_eq!(parse(new.as_bytes()), all);
         let runc = r#"{"mountOptions":["rro"],"linux":{"namespaces":["user"]},
                        "annotations":{"org.opencontainers.runc.version":"1.1.5"}}"#;
         assert_eq!(parse(runc.as_bytes()), all);
+        assert!(parse(br#"{"annotations":{"run.oci.crun.version":"1.21"}}"#).unwrap().is_crun);
         let old = parse(br#"{"mountOptions":["rro"],"linux":{"namespaces":["user"]}}"#).unwrap();
         assert!(old.user_namespaces.unwrap_err().contains("too old"));
         let none = parse(br#"{"linux":{"namespaces":["pid"]}}"#).unwrap();

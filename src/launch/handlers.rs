@@ -33,6 +33,14 @@ pub enum HandlerError {
         /// The names that are.
         known: String,
     },
+    /// The program that makes its containers cannot run on this machine.
+    #[error("runtime handler {name:?}: {}", hybrid(.controllers))]
+    Hybrid {
+        /// The handler.
+        name: String,
+        /// Controllers of version 2.
+        controllers: String,
+    },
     /// A file or the folder cannot be read.
     #[error("runtime handler file {path:?}")]
     Io {
@@ -66,7 +74,9 @@ impl HasKind for HandlerError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Io { .. } | Self::Invalid { .. } | Self::Binary { .. } => ErrorKind::FailedPrecondition,
+            Self::Io { .. } | Self::Invalid { .. } | Self::Binary { .. } | Self::Hybrid { .. } => {
+                ErrorKind::FailedPrecondition
+            }
         }
     }
 }
@@ -129,7 +139,8 @@ impl Handler {
     /// Where the binary is now; `None`: the built-in runtime needs none. Blocks, for a look at the file.
     ///
     /// # Errors
-    /// [`HandlerError::Binary`] if it is not installed, or nothing that can be executed.
+    /// [`HandlerError::Binary`] if it is not installed, or nothing that can be executed; [`HandlerError::Hybrid`] if it
+    /// is known to be one that cannot work with this machine's cgroups.
     pub fn program(&self) -> Result<Option<PathBuf>, HandlerError> {
         const FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
         let Some(binary) = &self.settings.binary else { return Ok(None) };
@@ -139,9 +150,25 @@ impl Handler {
         let executable = |file: &fs::Metadata| file.is_file() && file.permissions().mode() & 0o111 != 0;
         let reason = if found.is_empty() { "is not installed" } else { "is no program that can be executed" };
         match found.into_iter().find(|(file, _)| executable(file)) {
-            Some((_, path)) => Ok(Some(path)),
+            Some((_, path)) => match self.features.as_ref().filter(|features| features.is_crun) {
+                Some(_) => self.fits(features::unified_controllers()).map(|()| Some(path)),
+                None => Ok(Some(path)),
+            },
             None => Err(HandlerError::Binary { name: self.name.clone(), binary: binary.clone(), reason }),
         }
+    }
+
+    fn fits(&self, controllers: String) -> Result<(), HandlerError> {
+        if controllers.is_empty() { Ok(()) } else { Err(HandlerError::Hybrid { name: self.name.clone(), controllers }) }
+    }
+
+    /// Asks the binary, if there is one, what it can do.
+    async fn ask_binary(&mut self) {
+        self.features = match self.program() {
+            Ok(Some(binary)) => Some(Features::ask(&binary, &self.settings.args).await),
+            Ok(None) => None,
+            Err(problem) => Some(Features::none(problem.to_string())),
+        };
     }
 
     /// Whether pods with user namespaces can use it, where the kernel can do them; else why not.
@@ -161,17 +188,13 @@ impl Handler {
     }
 
     async fn ask(&mut self, reachable: Result<(), String>) {
-        let mut features = match self.program() {
-            Ok(Some(binary)) => Features::ask(&binary, &self.settings.args).await,
-            Ok(None) => return,
-            Err(problem) => Features::none(problem.to_string()),
-        };
+        self.ask_binary().await;
+        let Some(features) = &mut self.features else { return };
         if reachable.is_err() {
             // Nothing that its file says makes up for that.
             self.settings.user_namespaces = self.settings.user_namespaces.filter(|has| !has);
-            features.user_namespaces = features.user_namespaces.and(reachable);
+            features.user_namespaces = features.user_namespaces.clone().and(reachable);
         }
-        self.features = Some(features);
         match self.takes_user_namespaces() {
             Err(reason) if self.settings.user_namespaces.is_none() => {
                 tracing::info!(handler = self.name, reason, "pods of this handler cannot have user namespaces");
@@ -227,6 +250,11 @@ impl Handlers {
         futures_util::future::join_all(binaries.into_iter().map(|handler| handler.ask(reachable.clone()))).await;
     }
 
+    /// The same, only for a look: makes no folder, and says nothing of user namespaces.
+    pub async fn identify(&mut self) {
+        futures_util::future::join_all(self.by_name.values_mut().map(Handler::ask_binary)).await;
+    }
+
     fn read(folder: &Path) -> Result<Self, HandlerError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -259,8 +287,27 @@ impl Handlers {
         let wanted = if name.is_empty() { &self.default } else { name };
         self.by_name.get(wanted).ok_or_else(|| HandlerError::NotFound {
             name: name.chars().take(MAX_NAME + 1).collect(),
-            known: self.by_name.keys().map(|known| format!("{known:?}")).collect::<Vec<_>>().join(", "),
+            known: self.known(),
         })
+    }
+
+    /// The names that can be used; those that are refused apart from them, with the reason.
+    fn known(&self) -> String {
+        let (mut usable, mut refused) = (Vec::new(), Vec::new());
+        for handler in self.iter() {
+            match handler.program() {
+                Ok(_) => usable.push(format!("{:?}", handler.name)),
+                Err(HandlerError::Binary { name, binary, reason }) => {
+                    refused.push(format!("{name:?} (its binary {binary:?} {reason})"));
+                }
+                Err(HandlerError::Hybrid { name, controllers }) => {
+                    refused.push(format!("{name:?} ({})", hybrid(&controllers)));
+                }
+                Err(other) => refused.push(format!("{:?} ({other})", handler.name)),
+            }
+        }
+        let refused = if refused.is_empty() { String::new() } else { format!("; refused is {}", refused.join(", ")) };
+        format!("{}{refused}", usable.join(", "))
     }
 
     /// What the empty name stands for.
@@ -272,6 +319,12 @@ impl Handlers {
     pub fn iter(&self) -> impl Iterator<Item = &Handler> {
         self.by_name.values()
     }
+}
+
+fn hybrid(controllers: &str) -> String {
+    format!(
+        "crun makes no containers where cgroup version 2 has controllers of its own ({controllers}) beside version 1"
+    )
 }
 
 fn parse(path: &Path, text: &str) -> Result<Handler, HandlerError> {
@@ -334,9 +387,13 @@ mod tests {
     #[test]
     fn an_unknown_handler_is_told_with_the_known() {
         let handlers =
-            Handlers::load(folder(&[("runc.toml", "kind = 'oci'\nbinary = 'runc'")]).path(), BUILT_IN).unwrap();
+            Handlers::load(folder(&[("runc.toml", "kind = 'oci'\nbinary = '/bin/true'")]).path(), BUILT_IN).unwrap();
         let error = handlers.get("kata").unwrap_err();
         assert_eq!(error.to_string(), r#"runtime handler "kata" is not configured; known are "runc", "youki""#);
+        let gone =
+            Handlers::load(folder(&[("gone.toml", "kind = 'oci'\nbinary = '/no/run'")]).path(), BUILT_IN).unwrap();
+        let refused = r#"known are "youki"; refused is "gone" (its binary "/no/run" is not installed)"#;
+        assert!(gone.get("kata").unwrap_err().to_string().ends_with(refused));
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(Handlers::load(Path::new("/does/not/exist"), BUILT_IN).unwrap(), Handlers::default());
     }
@@ -365,6 +422,15 @@ mod tests {
             assert!(error.to_string().contains(want) && error.to_string().contains("\"h\""), "{error}");
         }
         assert_eq!(Handler::default().program().unwrap(), None);
+    }
+
+    #[test]
+    fn crun_needs_the_cgroups_of_one_version() {
+        let handler = Handler { name: "crun".to_owned(), ..Handler::default() };
+        handler.fits(String::new()).unwrap();
+        let error = handler.fits("hugetlb misc".to_owned()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(error.to_string().contains("\"crun\"") && error.to_string().contains("hugetlb misc"), "{error}");
     }
 
     #[test]

@@ -269,8 +269,17 @@ fn handlers(facts: &Facts) -> Vec<Finding> {
     let known = &facts.handlers;
     let usable: Vec<_> = known.iter().flatten().map(String::as_str).collect();
     let broken = known.iter().filter_map(|handler| handler.as_ref().err());
-    let cure = "install the program, or remove the handler's file";
-    let broken = broken.map(|problem| warn(name, format!("{problem}: its pods are refused"), cure));
+    let broken = broken.map(|refused| {
+        let cure = if refused.cgroups {
+            "boot with systemd.unified_cgroup_hierarchy=1, or mount these controllers as version 1, too (mount -t cgroup \
+             -o NAME cgroup /sys/fs/cgroup/NAME); or remove the handler's file"
+        } else {
+            "install the program, or remove the handler's file"
+        };
+        let judge = if refused.default { fail } else { warn };
+        let whose = if refused.default { ", and it is the default" } else { "" };
+        judge(name, format!("{}: its pods are refused{whose}", refused.problem), cure)
+    });
     std::iter::once(ok(name, usable.join(", "))).chain(broken).collect()
 }
 

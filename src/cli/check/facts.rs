@@ -12,7 +12,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use super::Subject;
 use crate::cdi;
 use crate::launch::apparmor::{DEFAULT_PROFILE, find_parser};
-use crate::launch::handlers::{Handler, Handlers};
+use crate::launch::handlers::{Handler, HandlerError, Handlers};
 use crate::network::{Inspection, inspect};
 use crate::sys::{lsm, probe};
 use crate::types::chain;
@@ -48,7 +48,7 @@ pub(super) struct Facts {
     /// Files that describe devices.
     pub(super) devices: cdi::Inspection,
     /// Of each runtime handler what it runs, or why it cannot.
-    pub(super) handlers: Vec<Result<String, String>>,
+    pub(super) handlers: Vec<Result<String, Refused>>,
     /// Why there are none.
     pub(super) no_handlers: Option<String>,
     pub(super) iptables: bool,
@@ -66,6 +66,17 @@ pub(super) struct Facts {
     pub(super) state: Disk,
     /// Where the monitor was looked for, and whether it is there.
     pub(super) monitor: (PathBuf, bool),
+}
+
+/// A runtime handler that takes no pods.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// Why.
+    pub(super) problem: String,
+    /// Its program is there, but cannot work with this machine's cgroups.
+    pub(super) cgroups: bool,
+    /// It is the default.
+    pub(super) default: bool,
 }
 
 /// How AppArmor stands.
@@ -110,7 +121,7 @@ pub(super) fn gather(subject: &Subject) -> Facts {
     let number = |path: &str| read(path).trim().parse().ok();
     let switch = |path: &str| number(path).map(|value: u64| value != 0);
     let mounts = read("/proc/self/mountinfo");
-    let handlers = Handlers::load(&subject.handlers.0, &subject.handlers.1);
+    let handlers = Handlers::load(&subject.handlers.0, &subject.handlers.1).map(identified);
     let monitor = subject
         .monitor
         .clone()
@@ -134,7 +145,7 @@ pub(super) fn gather(subject: &Subject) -> Facts {
         cni_conf_dir: subject.network.conf_dir.clone(),
         cni_bin_dirs: subject.network.bin_dirs.clone(),
         devices: subject.devices.inspect(),
-        handlers: handlers.iter().flat_map(Handlers::iter).map(program).collect(),
+        handlers: handlers.iter().flat_map(|all| all.iter().map(|one| program(one, all.default_name()))).collect(),
         no_handlers: handlers.err().map(|error| chain(&error)),
         iptables: in_path("iptables"),
         ip_forward: switch("/proc/sys/net/ipv4/ip_forward"),
@@ -150,11 +161,25 @@ pub(super) fn gather(subject: &Subject) -> Facts {
     }
 }
 
+/// Asks the handlers' programs what they are, as the daemon does when it starts.
+fn identified(mut handlers: Handlers) -> Handlers {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(handlers.identify()),
+        Err(error) => tracing::debug!(%error, "cannot ask the runtime handlers' programs"),
+    }
+    handlers
+}
+
 /// What a handler runs.
-fn program(handler: &Handler) -> Result<String, String> {
-    match handler.program().map_err(|error| chain(&error))? {
-        Some(program) => Ok(format!("{} ({})", handler.name, program.display())),
-        None => Ok(handler.name.clone()),
+fn program(handler: &Handler, default: &str) -> Result<String, Refused> {
+    match handler.program() {
+        Ok(Some(program)) => Ok(format!("{} ({})", handler.name, program.display())),
+        Ok(None) => Ok(handler.name.clone()),
+        Err(error) => Err(Refused {
+            problem: chain(&error),
+            cgroups: matches!(error, HandlerError::Hybrid { .. }),
+            default: handler.name == default,
+        }),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::kubelet::fake::{Fake, Server};
 use crate::kubelet::manifest::{self, parse};
 use crate::kubelet::qos::CgroupDriver;
 use crate::kubelet::teardown::{PodRef, teardown};
-use crate::kubelet::translate::parse_resolv_conf;
+use crate::kubelet::translate::{Origin, parse_resolv_conf};
 
 /// A fake runtime on a socket and what a worker for it needs.
 struct Bench {
@@ -36,6 +36,7 @@ impl Bench {
             uid: "u".to_owned(),
             hash: document.hash,
             owner: "test".to_owned(),
+            origin: Origin::default(),
         };
         let dirs = Dirs {
             pods: root.path().join("pods"),

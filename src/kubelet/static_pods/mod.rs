@@ -16,12 +16,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::types::{ErrorKind, HasKind};
+use crate::types::{ErrorKind, HasKind, chain};
 
-use super::client::{Cri, CriError};
+use super::client::Cri;
 use super::events::Events;
 use super::node;
+use super::pod_worker::WorkerError;
 use super::qos::CgroupDriver;
+use super::record::Record;
 use super::teardown::PodRef;
 use super::translate::{Dirs, Node, PodJob, labels};
 
@@ -138,16 +140,29 @@ fn read(folder: &mut Folder, path: &Path, owner: &str, shown: &mut BTreeSet<Stri
     Ok(pods)
 }
 
-async fn leftovers(shared: &Shared) -> Result<Vec<Key>, CriError> {
+/// What stands in the driver's folders of pods of this folder.
+async fn records(shared: &Shared) -> Result<Vec<Record>, WorkerError> {
+    let dirs = shared.dirs.clone();
+    let mut records = tokio::task::spawn_blocking(move || Record::all(&dirs)).await??;
+    records.retain(|record| record.pod.owner == shared.owner);
+    Ok(records)
+}
+
+async fn leftovers(shared: &Shared) -> Result<Vec<Key>, WorkerError> {
     let mine = [(labels::OWNER.to_owned(), shared.owner.clone())].into();
     let pods = shared.cri.sandboxes(mine).await?.into_iter().filter_map(|sandbox| PodRef::from_labels(&sandbox.labels));
+    let pods = pods.chain(records(shared).await?.into_iter().map(|record| record.pod));
     Ok(pods.map(|pod| (pod.namespace, pod.name)).collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// Tries until it works, with growing pauses; `None` if told to stop.
-async fn until<T, F>(stop: &CancellationToken, what: &str, mut attempt: impl FnMut() -> F) -> Option<T>
+async fn until<T, E: std::error::Error + 'static, F>(
+    stop: &CancellationToken,
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> Option<T>
 where
-    F: Future<Output = Result<T, CriError>>,
+    F: Future<Output = Result<T, E>>,
 {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -157,7 +172,7 @@ where
         };
         match result {
             Ok(value) => return Some(value),
-            Err(error) => tracing::warn!(%error, "{what}"),
+            Err(error) => tracing::warn!(error = %chain(&error), "{what}"),
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::manifest::{MAX_BYTES, parse};
-use super::super::translate::PodJob;
+use super::super::translate::{Origin, PodJob};
 use super::super::uid;
 
 /// Namespace and name of a pod: one of each is run.
@@ -95,6 +95,7 @@ fn read(path: &Path, owner: &str) -> Result<Vec<Arc<PodJob>>, Option<String>> {
             objects: manifest.objects.clone(),
             hash: document.hash,
             owner: owner.to_owned(),
+            origin: Origin { manifest: shown.clone(), ..Origin::default() },
         })
     });
     Ok(jobs.collect())

@@ -1,5 +1,6 @@
 //! One pod name: runs what is wanted under it, and clears away what no longer is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -7,9 +8,10 @@ use tokio::sync::{mpsc, watch};
 use crate::types::chain;
 
 use super::super::pod_worker::{Halt, Report, Tools, Worker, WorkerError};
+use super::super::record::Record;
 use super::super::teardown::{PodRef, teardown};
 use super::super::translate::{PodJob, labels};
-use super::{FIRST_PAUSE, Key, LONGEST_PAUSE, Shared};
+use super::{FIRST_PAUSE, Key, LONGEST_PAUSE, Shared, records};
 
 type Wanted = watch::Receiver<Option<Arc<PodJob>>>;
 
@@ -94,6 +96,7 @@ async fn log(pod: &str, mut reports: mpsc::Receiver<Report>) {
 async fn clear(shared: &Shared, key: &Key, keep: Option<&PodJob>) -> Result<(), WorkerError> {
     let mine = [(labels::OWNER, &shared.owner), (labels::POD_NAMESPACE, &key.0), (labels::POD_NAME, &key.1)];
     let mine = mine.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+    let mut doomed = BTreeMap::new();
     for sandbox in shared.cri.sandboxes(mine).await? {
         let Some(pod) = PodRef::from_labels(&sandbox.labels) else { continue };
         let hash = sandbox.annotations.get(labels::MANIFEST_HASH);
@@ -101,6 +104,15 @@ async fn clear(shared: &Shared, key: &Key, keep: Option<&PodJob>) -> Result<(), 
             continue;
         }
         let grace = sandbox.annotations.get(labels::GRACE).and_then(|text| text.parse().ok()).unwrap_or(30);
+        doomed.insert(pod, grace);
+    }
+    // Those that never had a sandbox, or whose sandbox another client removed.
+    for Record { pod, grace, .. } in records(shared).await? {
+        if pod.namespace == key.0 && pod.name == key.1 && keep.is_none_or(|job| job.uid != pod.uid) {
+            doomed.entry(pod).or_insert(grace);
+        }
+    }
+    for (pod, grace) in doomed {
         tracing::info!(pod = %format!("{}/{}", key.0, key.1), uid = %pod.uid, "removing");
         teardown(&shared.cri, &shared.dirs, &pod, grace).await?;
     }

@@ -70,6 +70,17 @@ pub struct PodJob {
     pub hash: String,
     /// Value of the label [`labels::OWNER`].
     pub owner: String,
+    /// Where it comes from and goes to.
+    pub origin: Origin,
+}
+
+/// What people need to know who find the pod later.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The manifest's file, of a watched folder; else empty.
+    pub manifest: String,
+    /// The runtime's endpoint; empty: not told.
+    pub endpoint: String,
 }
 
 /// What the driver knows of the machine and the runtime.

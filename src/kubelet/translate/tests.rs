@@ -32,6 +32,7 @@ fn job(spec: &str) -> PodJob {
         uid: "u-1".to_owned(),
         hash: "h".to_owned(),
         owner: "run".to_owned(),
+        origin: Origin::default(),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::types::{ErrorKind, HasKind};
 
 use super::manifest::{Container, EmptyDir, HostPath, HostPathType, Medium, Volume};
 use super::node::read;
+use super::record::{self, Record};
 use super::translate::{Dirs, Node, PodJob, TranslateError, environment, expand, hosts_file, mount};
 
 pub use files::{VolumeFile, files};
@@ -69,7 +70,7 @@ impl HasKind for VolumeError {
     }
 }
 
-fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> VolumeError {
+pub(super) fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> VolumeError {
     let path = path.to_string_lossy().into_owned();
     move |source| VolumeError::Io { path, doing, source }
 }
@@ -81,6 +82,7 @@ fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Volum
 pub fn prepare(job: &PodJob, node: &Node, dirs: &Dirs) -> Result<(), VolumeError> {
     make_dir(&dirs.pod(job).join("volumes"), 0o750)?;
     make_dir(&dirs.pod_logs(job), 0o755)?;
+    Record::write(job, dirs)?;
     let group = job.pod.spec.security_context.fs_group;
     for volume in &job.pod.spec.volumes {
         let path = place(job, dirs, volume);
@@ -191,6 +193,30 @@ pub fn remove_tree(path: &Path) -> Result<(), VolumeError> {
     }
 }
 
+/// The same with what is in a pod's folder, but for its record.
+///
+/// # Errors
+/// Something cannot be unmounted or deleted.
+pub fn remove_content(path: &Path) -> Result<(), VolumeError> {
+    mounts::unmount_below(path)?;
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error(path, "list")(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(io_error(path, "list"))?;
+        if entry.file_name() == record::FILE {
+            continue;
+        }
+        // A link is deleted, and not what it leads to.
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        removed.map_err(io_error(&entry.path(), "delete"))?;
+    }
+    Ok(())
+}
+
 fn place(job: &PodJob, dirs: &Dirs, volume: &Volume) -> PathBuf {
     match &volume.host_path {
         Some(host) => PathBuf::from(&host.path),
@@ -198,7 +224,7 @@ fn place(job: &PodJob, dirs: &Dirs, volume: &Volume) -> PathBuf {
     }
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<(), VolumeError> {
+pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), VolumeError> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(io_error(path, "make folder"))
 }
 

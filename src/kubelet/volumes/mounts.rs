@@ -3,10 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::{VolumeError, io_error};
@@ -36,9 +39,9 @@ pub(super) fn unmount_below(root: &Path) -> Result<(), VolumeError> {
     let mut found = points(&text);
     found.retain(|point| point.starts_with(&root));
     for point in found.iter().rev() {
-        match unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            // Gone together with one above it.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) | Ok(()) => {}
+        match detach(point) {
+            // Gone together with one above it, or moved: then it shows below.
+            Err(Errno::INVAL | Errno::NOENT | Errno::LOOP | Errno::NOTDIR) | Ok(()) => {}
             Err(errno) => return Err(io_error(point, "unmount")(errno.into())),
         }
     }
@@ -47,6 +50,13 @@ pub(super) fn unmount_below(root: &Path) -> Result<(), VolumeError> {
         Some(point) => Err(io_error(&point, "unmount")(io::Error::from(io::ErrorKind::ResourceBusy))),
         None => Ok(()),
     }
+}
+
+/// Unmounts what is mounted here. No link on the way is followed: whoever can write into a volume might put one there.
+fn detach(point: &Path) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat2(CWD, point, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)?;
+    unmount(format!("/proc/self/fd/{}", found.as_raw_fd()), UnmountFlags::DETACH)
 }
 
 /// The mount points of a mountinfo table, in its order (a mount stands after the one it covers).
@@ -79,6 +89,18 @@ fn unescape(field: &[u8]) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_link_leads_to_what_is_unmounted() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("victim/m")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("victim"), root.path().join("volume")).unwrap();
+        std::os::unix::fs::symlink("m", root.path().join("victim/last")).unwrap();
+        for point in ["volume/m", "victim/last/."] {
+            assert_eq!(detach(&root.path().join(point)), Err(Errno::LOOP), "{point}");
+        }
+        assert_eq!(detach(&root.path().join("gone")), Err(Errno::NOENT));
+    }
 
     #[test]
     fn mount_points_are_read_with_their_blanks() {

@@ -2,6 +2,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use super::super::manifest::parse;
 use super::super::qos::CgroupDriver;
+use super::super::translate::Origin;
 use super::*;
 
 fn node() -> Node {
@@ -32,6 +33,7 @@ fn job(spec: &str) -> PodJob {
         uid: "u".to_owned(),
         hash: String::new(),
         owner: String::new(),
+        origin: Origin::default(),
     }
 }
 

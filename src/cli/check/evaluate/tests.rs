@@ -1,4 +1,4 @@
-use super::super::facts::{AppArmor, Cgroups};
+use super::super::facts::{AppArmor, Cgroups, Refused};
 use super::*;
 use crate::cdi;
 use crate::network::{InspectedNetwork, Inspection};
@@ -137,8 +137,11 @@ fn privileges() {
 
 #[test]
 fn handlers_and_devices() {
-    let broken = |facts: &mut Facts| facts.handlers.push(Err("gone".into()));
-    assert_eq!(after(broken), "warn runtime handlers");
+    let refused = |cgroups, default| Refused { problem: "gone".to_owned(), cgroups, default };
+    for cgroups in [false, true] {
+        assert_eq!(after(|facts| facts.handlers.push(Err(refused(cgroups, false)))), "warn runtime handlers");
+        assert_eq!(after(|facts| facts.handlers.push(Err(refused(cgroups, true)))), "FAIL runtime handlers");
+    }
     assert_eq!(after(|facts| facts.no_handlers = Some("x.toml".into())), "FAIL runtime handlers");
     let bad = |facts: &mut Facts| drop(facts.devices.problems.insert("/etc/cdi/bad.json".into(), "no".into()));
     assert_eq!(after(bad), "warn cdi");
