@@ -107,12 +107,29 @@ fn bridge_address() -> String {
     link.split_once("link/ether ").expect("an Ethernet interface").1.split(' ').next().unwrap().to_owned()
 }
 
+/// A node whose bridge plugin notes its calls in the file, and on the first ADD takes these steps before.
+async fn with_bridge_plugin(steps: &str) -> (Node, PathBuf) {
+    let mut node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
+    let real = cni::machine_plugins().into_iter().map(|folder| folder.join("bridge")).find(|path| path.exists());
+    let (log, real) = (node.dir().join("calls"), real.expect("the bridge plugin"));
+    let body = format!(
+        "echo $CNI_COMMAND >> {0}; if [ \"$(cat {0})\" = ADD ]; then {steps}; fi; exec {1}",
+        log.display(),
+        real.display()
+    );
+    cni::script(node.dir(), "bridge", &body);
+    install_cni(node.dir(), &cni::conflist(&[cni::bridge(node.dir())]));
+    node.start_daemon().await;
+    (node, log)
+}
+
 #[tokio::test]
 async fn a_bridge_that_its_plugin_did_not_finish_gets_an_address() {
-    let node = Node::ready().await;
+    let (node, log) = with_bridge_plugin(":").await;
     host::run("sh", &["-c", TORN]);
     assert_eq!(bridge_address(), "00:00:00:00:00:00", "the kernel takes it with the port");
     let pod = node.up(node.pod("first")).await;
+    assert_eq!(fs::read_to_string(&log).unwrap(), "ADD\n", "the first one succeeds");
     let address = bridge_address();
     assert_ne!(address, "00:00:00:00:00:00");
     let other = node.up(node.pod("second")).await;
@@ -125,17 +142,7 @@ async fn a_bridge_that_its_plugin_did_not_finish_gets_an_address() {
 /// The same when the address goes after the plugin was called, with a pod that ends in the same moment.
 #[tokio::test]
 async fn a_bridge_that_loses_its_address_under_the_plugin_is_tried_once_more() {
-    let mut node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
-    let real = cni::machine_plugins().into_iter().map(|folder| folder.join("bridge")).find(|path| path.exists());
-    let (log, real) = (node.dir().join("calls"), real.expect("the bridge plugin"));
-    let body = format!(
-        "echo $CNI_COMMAND >> {0}; if [ $CNI_COMMAND = ADD ] && [ \"$(cat {0})\" = ADD ]; then {TORN}; fi; exec {1}",
-        log.display(),
-        real.display()
-    );
-    cni::script(node.dir(), "bridge", &body);
-    install_cni(node.dir(), &cni::conflist(&[cni::bridge(node.dir())]));
-    node.start_daemon().await;
+    let (node, log) = with_bridge_plugin(TORN).await;
     node.up(node.pod("p")).await;
     assert_eq!(fs::read_to_string(&log).unwrap(), "ADD\nDEL\nADD\n");
     node.finish().await;
