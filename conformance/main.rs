@@ -26,6 +26,7 @@ mod lsm;
 mod monitor;
 mod network;
 mod notify;
+mod places;
 mod sandbox;
 mod security;
 mod stats;
