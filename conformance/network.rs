@@ -232,6 +232,37 @@ async fn the_folder_is_watched() {
     node.finish().await;
 }
 
+/// What the kernel refuses to watch: it is tried again.
+#[tokio::test]
+async fn the_folder_is_watched_again_after_that_was_impossible() {
+    let node = Node::start().await;
+    let folder = node.dir().join("cni/net.d");
+    let ready = async |wanted: bool| {
+        eventually(secs(30), &format!("NetworkReady={wanted}"), async || {
+            let condition = network_condition(&node).await;
+            if condition.status == wanted { Ok(()) } else { Err(condition.message) }
+        })
+        .await;
+    };
+    ready(true).await;
+    fs::rename(&folder, node.dir().join("cni/away")).unwrap();
+    ready(false).await;
+    // A link to itself.
+    std::os::unix::fs::symlink("net.d", &folder).unwrap();
+    eventually(secs(5), "the loss of the watch", async || {
+        if node.daemon_log().contains("cannot watch the cni configuration") { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
+    fs::remove_file(&folder).unwrap();
+    fs::rename(node.dir().join("cni/away"), &folder).unwrap();
+    ready(true).await;
+    fs::remove_file(folder.join("10-test.conflist")).unwrap();
+    ready(false).await;
+    install_cni(node.dir(), &cni::bridge_portmap(node.dir()));
+    ready(true).await;
+    node.finish().await;
+}
+
 #[tokio::test]
 async fn without_configuration_host_network_pods_run() {
     let mut node = Node::with(Setup { cni: Cni::None, ..Setup::default() }).await;

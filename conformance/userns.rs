@@ -1,5 +1,7 @@
 //! Pods with user namespaces: root inside is nobody outside.
 
+mod settings;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
