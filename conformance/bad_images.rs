@@ -55,10 +55,14 @@ async fn images_that_are_not_there() {
     node.finish().await;
 }
 
+/// A node and a registry that serves nothing yet.
+async fn beside() -> (Node, FakeRegistry) {
+    (Node::start().await, FakeRegistry::start(Access::Anonymous).await)
+}
+
 /// A registry that serves one small image, and a node.
 async fn served() -> (Node, FakeRegistry, Made, String) {
-    let node = Node::start().await;
-    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let (node, registry) = beside().await;
     let layers = vec![Tar::new().file("a", &"1".repeat(100_000)).gzip(), Tar::new().file("b", "2").gzip()];
     let image = Made::new(layers, json!({}));
     let reference = registry.push("x", "1", &image);
@@ -99,8 +103,7 @@ async fn a_layer_that_is_cut_short() {
 
 #[tokio::test]
 async fn a_layer_with_the_wrong_diff_id() {
-    let node = Node::start().await;
-    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let (node, registry) = beside().await;
     let mut layer = Tar::new().file("a", "1").gzip();
     layer.diff_id = digest(b"something else");
     let reference = registry.push("x", "1", &Made::new(vec![layer], json!({})));
@@ -123,8 +126,7 @@ async fn a_manifest_and_a_configuration_with_the_wrong_digest() {
 
 #[tokio::test]
 async fn manifests_that_are_wrong() {
-    let node = Node::start().await;
-    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let (node, registry) = beside().await;
     let image = Made::new(vec![Tar::new().file("a", "1").gzip()], json!({}));
     registry.push_blobs(&image);
     let good = &image.manifest;
@@ -168,8 +170,7 @@ async fn manifests_that_are_wrong() {
 
 #[tokio::test]
 async fn a_manifest_without_end() {
-    let node = Node::start().await;
-    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let (node, registry) = beside().await;
     registry.push_manifest("big", "1", &json!({ "schemaVersion": 2, "padding": "x".repeat(20 << 20) }));
     node.try_pull(&registry.reference("big:1"), None).await.expect_err("a manifest of 20 MiB");
     node.finish().await;
@@ -198,8 +199,7 @@ async fn a_registry_that_is_busy_or_hangs() {
 /// Entries that climb out: either the pull fails or the entry lands inside; the host's files are what they were.
 #[tokio::test]
 async fn hostile_layers() {
-    let node = Node::start().await;
-    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let (node, registry) = beside().await;
     let target = node.dir().join("target");
     fs::create_dir(&target).unwrap();
     fs::write(target.join("file"), "precious").unwrap();
@@ -213,49 +213,12 @@ async fn hostile_layers() {
         ("through-link", Tar::new().symlink("link", outside).file("link/new", "evil")),
         ("through-relative-link", Tar::new().symlink("link", &up).file("link/new", "evil")),
         ("through-two-links", Tar::new().symlink("a", "b").symlink("b", outside).file("a/new", "evil")),
-        (
-            "link-overwrite",
-            Tar::new().symlink("link", &format!("{outside}/file")).entry(
-                EntryType::Regular,
-                "link",
-                "",
-                0o644,
-                (0, 0),
-                b"evil",
-            ),
-        ),
-        (
-            "hard-link-out",
-            Tar::new().hardlink("stolen", &format!("{outside}/file")).entry(
-                EntryType::Regular,
-                "stolen",
-                "",
-                0o644,
-                (0, 0),
-                b"evil",
-            ),
-        ),
-        (
-            "hard-link-dotdot",
-            Tar::new().hardlink("stolen", &format!("{up}/file")).entry(
-                EntryType::Regular,
-                "stolen",
-                "",
-                0o644,
-                (0, 0),
-                b"evil",
-            ),
-        ),
+        ("link-overwrite", Tar::new().symlink("link", &format!("{outside}/file")).file("link", "evil")),
+        ("hard-link-out", Tar::new().hardlink("stolen", &format!("{outside}/file")).file("stolen", "evil")),
+        ("hard-link-dotdot", Tar::new().hardlink("stolen", &format!("{up}/file")).file("stolen", "evil")),
         (
             "hard-link-through-link",
-            Tar::new().symlink("link", outside).hardlink("stolen", "link/file").entry(
-                EntryType::Regular,
-                "stolen",
-                "",
-                0o644,
-                (0, 0),
-                b"evil",
-            ),
+            Tar::new().symlink("link", outside).hardlink("stolen", "link/file").file("stolen", "evil"),
         ),
         ("whiteout-out", Tar::new().symlink("link", outside).file("link/.wh.file", "")),
         ("whiteout-dotdot", file("a/.wh...")),
@@ -283,8 +246,7 @@ async fn hostile_layers() {
 
 #[tokio::test]
 async fn archives_that_are_no_archives() {
-    let node = Node::start().await;
-    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let (node, registry) = beside().await;
     let tar = Tar::new().file("a", "1").finish();
     let mut half = Layer::gzip(&Tar::new().file("a", &"x".repeat(5000)).finish());
     half.blob.truncate(half.blob.len() / 2);

@@ -90,26 +90,55 @@ async fn the_daemon_is_killed_at_random_moments() {
                 node.stop_pod(&pod.id).await.unwrap();
                 node.remove_pod(&pod.id).await.unwrap();
             }
-            let pod = up_again(&node, node.pod("b")).await;
+            let pod = node.up(node.pod("b")).await;
             assert_eq!(node.script(&pod, &format!("c{round}"), "echo runs").await, "runs\n", "round {round}");
         }
     }
     node.finish().await;
 }
 
-/// The bridge plugin fixes its bridge's address after all else. One that died before leaves a bridge that loses the
-/// address with its last port, and each later run fails to set what it read there, until somebody deletes the bridge.
-/// KNOWN: nobody but the operator does so yet; here it is this test.
-async fn up_again(node: &Node, config: PodSandboxConfig) -> Pod {
-    const TORN: &str = "could not set bridge's mac";
-    match node.run_pod(config.clone(), "").await {
-        Err(status) if status.message().contains(TORN) => {
-            println!("NOTE: a bridge without address is deleted: {status}")
-        }
-        made => return made.unwrap(),
-    }
-    host::run("ip", &["link", "del", cni::BRIDGE]);
-    node.up(config).await
+/// What a bridge plugin leaves that was killed with its daemon: it fixes the bridge's address after all else, and until
+/// then the bridge loses it with its last port.
+const TORN: &str = "ip link add pwt0 type bridge && ip link set pwt0 up && ip link add torn0 type veth peer name torn1 \
+    && ip link set torn0 master pwt0 && ip link del torn0";
+
+fn bridge_address() -> String {
+    let link = host::run("ip", &["-o", "link", "show", cni::BRIDGE]);
+    link.split_once("link/ether ").expect("an Ethernet interface").1.split(' ').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_bridge_that_its_plugin_did_not_finish_gets_an_address() {
+    let node = Node::ready().await;
+    host::run("sh", &["-c", TORN]);
+    assert_eq!(bridge_address(), "00:00:00:00:00:00", "the kernel takes it with the port");
+    let pod = node.up(node.pod("first")).await;
+    let address = bridge_address();
+    assert_ne!(address, "00:00:00:00:00:00");
+    let other = node.up(node.pod("second")).await;
+    node.down(&pod).await;
+    node.down(&other).await;
+    assert_eq!(bridge_address(), address, "it stays, as after a plugin that finished");
+    node.finish().await;
+}
+
+/// The same when the address goes after the plugin was called, with a pod that ends in the same moment.
+#[tokio::test]
+async fn a_bridge_that_loses_its_address_under_the_plugin_is_tried_once_more() {
+    let mut node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
+    let real = cni::machine_plugins().into_iter().map(|folder| folder.join("bridge")).find(|path| path.exists());
+    let (log, real) = (node.dir().join("calls"), real.expect("the bridge plugin"));
+    let body = format!(
+        "echo $CNI_COMMAND >> {0}; if [ $CNI_COMMAND = ADD ] && [ \"$(cat {0})\" = ADD ]; then {TORN}; fi; exec {1}",
+        log.display(),
+        real.display()
+    );
+    cni::script(node.dir(), "bridge", &body);
+    install_cni(node.dir(), &cni::conflist(&[cni::bridge(node.dir())]));
+    node.start_daemon().await;
+    node.up(node.pod("p")).await;
+    assert_eq!(fs::read_to_string(&log).unwrap(), "ADD\nDEL\nADD\n");
+    node.finish().await;
 }
 
 fn monitor_of(id: &str) -> Option<Pid> {

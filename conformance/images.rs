@@ -1,5 +1,8 @@
 //! Images: pulling from a real registry, names and identity, layers.
 
+use std::fs;
+use std::path::Path;
+use std::process::Output;
 use std::time::Duration;
 
 use podwright::proto::*;
@@ -7,9 +10,10 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::harness::cri::Cri;
-use crate::harness::fake_registry::{Access, FakeRegistry};
+use crate::harness::daemon::{command, program};
+use crate::harness::fake_registry::{Access, FakeRegistry, Fault};
 use crate::harness::image::{Image as Made, Layer, Tar, architecture};
-use crate::harness::{BUSYBOX, Node, secs, specs};
+use crate::harness::{BUSYBOX, Node, eventually, secs, specs};
 
 const DIGEST_IMAGE: &str = "gcr.io/k8s-staging-cri-tools/test-image-digest";
 const TAGS_IMAGE: &str = "gcr.io/k8s-staging-cri-tools/test-image-tags";
@@ -104,6 +108,95 @@ async fn an_image_in_use_outlives_its_removal() {
     node.remove_image(BUSYBOX).await.unwrap();
     assert_eq!(node.exec(&ctr, &["ls", "/bin/busybox"]).await, "/bin/busybox\n", "a running container keeps its files");
     node.pull(BUSYBOX).await;
+    node.finish().await;
+}
+
+fn entries(folder: &Path) -> usize {
+    fs::read_dir(folder).unwrap().count()
+}
+
+/// Deleting many files takes seconds, for which no client waits; nor is it lost with the daemon.
+#[tokio::test]
+async fn a_removed_image_is_deleted_afterwards() {
+    let mut node = Node::start().await;
+    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let many = (0..30_000).fold(Tar::new().dir("many/", 0o755), |tar, i| tar.file(&format!("many/{i}"), ""));
+    let big = registry.push("big", "1", &Made::new(vec![many.gzip()], json!({})));
+    let trash = node.dir().join("root/layers/trash");
+    for killed in [false, true] {
+        node.try_pull(&big, None).await.unwrap();
+        node.pull(BUSYBOX).await;
+        node.remove_image(&big).await.unwrap();
+        assert_eq!(node.image(&big).await, None);
+        assert_ne!(entries(&trash), 0, "30,000 files are deleted after the answer");
+        if killed {
+            node.restart().await;
+            assert_eq!(node.image(&big).await, None);
+        }
+        node.remove_image(BUSYBOX).await.unwrap();
+        if !killed {
+            assert_ne!(entries(&trash), 0, "another removal does not wait for it");
+        }
+        assert_eq!(node.images().await, []);
+        eventually(secs(60), "an empty trash", async || match entries(&trash) {
+            0 => Ok(()),
+            some => Err(format!("{some} layers")),
+        })
+        .await;
+        assert_eq!(entries(&node.dir().join("root/layers/sha256")), 0);
+    }
+    // What was just removed can be had again at once.
+    node.try_pull(&big, None).await.unwrap();
+    node.remove_image(&big).await.unwrap();
+    node.try_pull(&big, None).await.unwrap();
+    node.finish().await;
+}
+
+/// `podwright image …` of this node: its exit code, output and complaints.
+fn tool(node: &Node, words: &[&str]) -> (Option<i32>, String, String) {
+    let socket = node.dir().join("cri.sock");
+    let mut command = command(program());
+    let Output { status, stdout, stderr } =
+        command.arg("image").arg("--runtime-endpoint").arg(socket).args(words).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[tokio::test]
+async fn the_tool_says_what_became_of_a_removal() {
+    let node = Node::ready().await;
+    let pod = node.up(node.pod("inuse")).await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    let (code, out, err) = tool(&node, &["rm", "no-such-image", BUSYBOX]);
+    assert_eq!(err, "podwright: there is no image \"no-such-image\"\n");
+    assert_eq!(out, format!("removed {BUSYBOX}; its files stay until the container that uses it is removed\n"));
+    assert_eq!(code, Some(1), "one of them was unknown");
+    assert_eq!(node.exec(&ctr, &["echo", "on"]).await, "on\n");
+    assert_eq!(tool(&node, &["rm", BUSYBOX]).0, Some(1));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_tool_names_a_daemon_that_went_away() {
+    let mut node = Node::start().await;
+    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let image = Made::new(vec![Tar::new().file("a", "1").gzip()], json!({}));
+    let reference = registry.push("x", "1", &image);
+    registry.fail(&crate::harness::image::digest(&image.layers[0].blob), Fault::Hang);
+    let socket = node.dir().join("cri.sock");
+    let words = ["image", "pull", &reference, "--runtime-endpoint", socket.to_str().unwrap()].map(str::to_owned);
+    let pull = tokio::task::spawn_blocking(move || command(program()).args(words).output().unwrap());
+    eventually(secs(10), "the layer's request", async || match registry.requests() {
+        requests if requests.iter().any(|path| path.contains("/blobs/")) => Ok(()),
+        requests => Err(format!("{requests:?}")),
+    })
+    .await;
+    node.kill9();
+    let told = pull.await.unwrap();
+    let text = String::from_utf8_lossy(&told.stderr);
+    assert_eq!(told.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("the daemon at {socket:?} went away")), "{text}");
+    node.start_daemon().await;
     node.finish().await;
 }
 

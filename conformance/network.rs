@@ -419,3 +419,31 @@ async fn status_and_gc_of_cni_1_1() {
     );
     node.finish().await;
 }
+
+/// The folder of configurations is a link, as is done to change all of them at once: what it leads to counts.
+#[tokio::test]
+async fn a_configuration_folder_that_is_a_link_can_lead_elsewhere() {
+    let mut node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
+    let folder = node.dir().join("cni");
+    fs::create_dir(folder.join("empty")).unwrap();
+    fs::rename(folder.join("net.d"), folder.join("full")).unwrap();
+    let lead = |to: &str| {
+        std::os::unix::fs::symlink(to, folder.join("new")).unwrap();
+        fs::rename(folder.join("new"), folder.join("net.d")).unwrap();
+    };
+    let list = cni::conflist(&[cni::bridge(node.dir())]).to_string();
+    fs::write(folder.join("full/10-test.conflist"), list).unwrap();
+    lead("empty");
+    node.start_daemon().await;
+    for (to, ready) in [("full", true), ("empty", false), ("full", true)] {
+        assert_eq!(network_condition(&node).await.status, !ready);
+        lead(to);
+        eventually(secs(5), "the other folder", async || match network_condition(&node).await {
+            condition if condition.status == ready => Ok(()),
+            condition => Err(format!("{condition:?}")),
+        })
+        .await;
+    }
+    node.up(node.pod("p")).await;
+    node.finish().await;
+}

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use podwright::proto::image_service_client::ImageServiceClient;
 use podwright::proto::runtime_service_client::RuntimeServiceClient;
 use podwright::proto::{
-    CgroupDriver, ImageSpec, ImageStatusRequest, PullImageRequest, RemoveImageRequest, RuntimeConfigRequest,
-    VersionRequest,
+    CgroupDriver, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, PullImageRequest, RemoveImageRequest,
+    RuntimeConfigRequest, VersionRequest,
 };
 use serde::{Deserialize, Serialize};
 use tonic::transport::{Channel, Endpoint};
@@ -101,6 +101,22 @@ impl Client {
         let request = RemoveImageRequest { image: Some(spec(image)) };
         timed(samples, "RemoveImage", self.images.clone().remove_image(request)).await?;
         Ok(())
+    }
+
+    /// Waits until a removed image's files are deleted: asked for its disk usage, a runtime that deletes in the background
+    /// takes a moment, in which the file system gets more free inodes.
+    pub async fn deleted(&self) -> Result<(), BenchError> {
+        let mut last = None;
+        loop {
+            let info = self.images.clone().image_fs_info(ImageFsInfoRequest {}).await;
+            let systems = answer("ImageFsInfo", info)?.image_filesystems;
+            let place = systems.into_iter().next().and_then(|system| system.fs_id).map(|id| id.mountpoint);
+            let free = place.and_then(|place| rustix::fs::statvfs(place).ok()).map(|found| found.f_ffree);
+            if free.is_none() || free == last {
+                return Ok(());
+            }
+            last = free;
+        }
     }
 }
 

@@ -239,7 +239,8 @@ impl Bench {
             if self.client.has_image(image).await? {
                 self.client.remove_image(&mut samples, image).await?;
             }
-            // What the removal left for the disk to do is not the pull's.
+            // What the removal left for the runtime and the disk to do is not the pull's.
+            self.client.deleted().await?;
             tokio::task::spawn_blocking(rustix::fs::sync).await?;
             self.client.pull(&mut samples, image, &self.options.runtime_handler).await?;
         }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::client::{Spdy, peak, script_url, soon};
 use super::{ALL, V4};
-use crate::harness::{Ctr, Node, eventually, secs};
+use crate::harness::{Ctr, Node, Pod, eventually, secs};
 
 /// Most memory that any of this may take at a time, KiB.
 const BOUND: u64 = 24 << 10;
@@ -56,6 +56,15 @@ impl Before {
         println!("{} KiB before, {} KiB now, {most} KiB at most", self.memory, memory(node));
         assert!(most < self.memory + BOUND, "{most} KiB, {} before", self.memory);
     }
+}
+
+/// A node with a pod of one container, as they are before the harm.
+async fn target(name: &str) -> (Node, Pod, Ctr, Before) {
+    let node = Node::ready().await;
+    let pod = node.up(node.pod(name)).await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    let before = Before::the_harm(&node, &ctr).await;
+    (node, pod, ctr, before)
 }
 
 /// Others are served: a call of the CRI, and an exec.

@@ -8,8 +8,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{Failure, Outcome, print};
 use crate::config;
+use crate::kubelet;
 use crate::proto;
 use crate::proto::image_service_client::ImageServiceClient;
+use crate::proto::runtime_service_client::RuntimeServiceClient;
 
 /// Largest answer taken, bytes.
 const MAX_ANSWER: usize = 64 << 20;
@@ -40,7 +42,7 @@ enum Command {
         #[arg(long, env = "PODWRIGHT_CREDS", hide_env_values = true)]
         creds: Option<String>,
     },
-    /// Remove images with all their names.
+    /// Remove images with all their names. Containers that use one keep its files.
     Rm {
         /// References or ids.
         #[arg(required = true)]
@@ -56,13 +58,26 @@ pub fn run(args: Args) -> Outcome {
         match args.command {
             Command::Ls { name } => list(&mut client, name).await?,
             Command::Pull { references, creds } => pull(&mut client, references, creds).await?,
-            Command::Rm { names } => remove(&mut client, names).await?,
+            Command::Rm { names } => return remove(&mut client, names).await,
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
-type Client = ImageServiceClient<Channel>;
+struct Client {
+    images: ImageServiceClient<Channel>,
+    runtime: RuntimeServiceClient<Channel>,
+    /// Path of the socket, for messages.
+    socket: String,
+}
+
+impl Client {
+    /// A status without the parts that are for programs.
+    fn told(&self) -> impl Fn(tonic::Status) -> Failure {
+        let socket = self.socket.clone();
+        move |status| format!("{} ({:?})", kubelet::client::explain(&status, &socket), status.code()).into()
+    }
+}
 
 async fn connect(endpoint: Option<&str>) -> Result<Client, Failure> {
     let path = match endpoint {
@@ -76,21 +91,21 @@ async fn connect(endpoint: Option<&str>) -> Result<Client, Failure> {
         .connect()
         .await
         .map_err(|error| format!("no CRI server at {path:?}: {}", crate::types::chain(&error)))?;
-    Ok(ImageServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER))
+    Ok(Client {
+        images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
+        runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER),
+        socket: path,
+    })
 }
 
 fn spec(image: String) -> Option<proto::ImageSpec> {
     Some(proto::ImageSpec { image, ..Default::default() })
 }
 
-/// A status without the parts that are for programs.
-fn told(status: tonic::Status) -> Failure {
-    format!("{} ({:?})", status.message(), status.code()).into()
-}
-
 async fn list(client: &mut Client, name: Option<String>) -> Result<(), Failure> {
     let filter = name.map(|name| proto::ImageFilter { image: spec(name) });
-    let images = client.list_images(proto::ListImagesRequest { filter }).await.map_err(told)?.into_inner().images;
+    let answer = client.images.list_images(proto::ListImagesRequest { filter }).await.map_err(client.told())?;
+    let images = answer.into_inner().images;
     let mut rows = vec![["IMAGE".to_owned(), "TAG".into(), "IMAGE ID".into(), "SIZE".into()]];
     for image in &images {
         rows.extend(rows_of(image));
@@ -108,17 +123,60 @@ async fn pull(client: &mut Client, references: Vec<String>, creds: Option<String
     };
     for reference in references {
         let request = proto::PullImageRequest { image: spec(reference), auth: auth.clone(), sandbox_config: None };
-        let id = client.pull_image(request).await.map_err(told)?.into_inner().image_ref;
+        let id = client.images.pull_image(request).await.map_err(client.told())?.into_inner().image_ref;
         print(&format!("{id}\n"))?;
     }
     Ok(())
 }
 
-async fn remove(client: &mut Client, names: Vec<String>) -> Result<(), Failure> {
+/// The runtime answers the removal of what it does not have as that of what it has: it is asked before and after.
+async fn remove(client: &mut Client, names: Vec<String>) -> Outcome {
+    let mut code = ExitCode::SUCCESS;
     for name in names {
-        client.remove_image(proto::RemoveImageRequest { image: spec(name) }).await.map_err(told)?;
+        let found = status(client, &name).await?;
+        let users = match &found {
+            Some(image) => users(client, image).await,
+            None => 0,
+        };
+        // Also if it was not found: the runtime may know why, and say it.
+        let request = proto::RemoveImageRequest { image: spec(name.clone()) };
+        client.images.remove_image(request).await.map_err(client.told())?;
+        let complaint = match &found {
+            None => format!("there is no image {name:?}"),
+            Some(image) if status(client, &image.id).await?.is_some() => {
+                format!("the runtime did not remove image {name:?}, and does not say why")
+            }
+            Some(image) => {
+                print(&removed(image, users))?;
+                continue;
+            }
+        };
+        eprintln!("podwright: {complaint}");
+        code = ExitCode::FAILURE;
     }
-    Ok(())
+    Ok(code)
+}
+
+async fn status(client: &mut Client, name: &str) -> Result<Option<proto::Image>, Failure> {
+    let request = proto::ImageStatusRequest { image: spec(name.to_owned()), verbose: false };
+    Ok(client.images.image_status(request).await.map_err(client.told())?.into_inner().image)
+}
+
+/// How many containers are made of an image. One that cannot tell does not matter here.
+async fn users(client: &mut Client, image: &proto::Image) -> usize {
+    let answer = client.runtime.list_containers(proto::ListContainersRequest { filter: None }).await;
+    let containers = answer.map(|answer| answer.into_inner().containers).unwrap_or_default();
+    containers.iter().filter(|container| container.image_id == image.id || container.image_ref == image.id).count()
+}
+
+fn removed(image: &proto::Image, users: usize) -> String {
+    let names = if image.repo_tags.is_empty() { &image.repo_digests } else { &image.repo_tags };
+    let names = if names.is_empty() { image.id.clone() } else { names.join(", ") };
+    match users {
+        0 => format!("removed {names}\n"),
+        1 => format!("removed {names}; its files stay until the container that uses it is removed\n"),
+        more => format!("removed {names}; its files stay until the {more} containers that use it are removed\n"),
+    }
 }
 
 /// One row for each tag; an image without tags is named by its digest.
@@ -183,6 +241,16 @@ mod tests {
         ] {
             assert_eq!(size(bytes), want);
         }
+    }
+
+    #[test]
+    fn a_removal_tells_of_users() {
+        let image =
+            proto::Image { id: "sha256:ab".into(), repo_tags: vec!["a:1".into(), "a:2".into()], ..Default::default() };
+        assert_eq!(removed(&image, 0), "removed a:1, a:2\n");
+        assert!(removed(&image, 2).ends_with("until the 2 containers that use it are removed\n"));
+        let bare = proto::Image { repo_tags: Vec::new(), ..image };
+        assert_eq!(removed(&bare, 0), "removed sha256:ab\n");
     }
 
     #[test]

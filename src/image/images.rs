@@ -26,6 +26,9 @@ use crate::store::{self, Durability};
 use crate::sys::process;
 use crate::types::{Digest, now_ns};
 
+/// Longest that whoever asks for disk usage waits for layers that are being deleted. crictl waits 2 s for its answer.
+const DELETION: Duration = Duration::from_secs(1);
+
 /// How images are pulled and where they are kept.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -206,8 +209,9 @@ impl Images {
         self.resolve(reference_or_id).ok().flatten()
     }
 
-    /// Removes an image with all its names; returns when its space is free. One that is not here is fine. Layers that
-    /// containers hold stay until those are gone.
+    /// Removes an image with all its names: once this returns, it is gone from all lists and nothing brings it back. Its
+    /// layers are deleted after that, in the background. One that is not here is fine. Layers that containers hold stay
+    /// until those are gone.
     pub async fn remove(&self, reference_or_id: &str) -> Result<(), ImageError> {
         let inner = self.inner.clone();
         let text = reference_or_id.to_owned();
@@ -229,16 +233,17 @@ impl Images {
             if let Some(removed) = removed {
                 removed.hold.free_on_drop(true);
             }
-            inner.layers.delete();
             tracing::info!(image = %id, "image removed");
             Ok(())
         })
         .await
     }
 
-    /// Disk usage.
+    /// Disk usage. Waits a moment for layers that are being deleted: a kubelet that has removed images asks this, and
+    /// then the file system, to learn whether it must evict pods as well.
     pub async fn fs_info(&self) -> Result<FsInfo, ImageError> {
         let layers = &self.inner.layers;
+        let _ = tokio::time::timeout(DELETION, layers.emptied()).await;
         let (used_bytes, inodes_used) = layers.usage();
         Ok(FsInfo { mountpoint: layers.folder().to_owned(), used_bytes, inodes_used, timestamp_ns: now_ns() })
     }

@@ -1,7 +1,8 @@
 //! Layer folders on disk: which are here, who needs them, and their end.
 //!
 //! `layers/sha256/KEY/fs` with `layer.json` beside it is a whole, verified layer: it was built as `layers/tmp.N` and
-//! renamed. What nobody holds is renamed into `layers/trash` at once and deleted after.
+//! renamed. What nobody holds is renamed into `layers/trash` at once and deleted after, by one thread that nobody waits
+//! for but who must know of the space: deleting many files takes seconds.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{IFlags, Mode, OFlags};
+use tokio::sync::watch;
 
 use super::error::ImageError;
 use super::record::LayerRecord;
@@ -21,20 +23,37 @@ use crate::types::Digest;
 
 /// Layers that are deleted at once.
 const DELETERS: usize = 4;
+/// What is deleted leaves the processors to all else.
+const NICE: i32 = 10;
 
 /// All layers of a node.
 pub struct Layers {
     folder: PathBuf,
     boot_id: String,
     state: Mutex<State>,
-    /// Held while trash is deleted, so that who waits for it finds it done.
-    deleting: Mutex<()>,
+    emptying: watch::Sender<Emptying>,
+    /// Held by tests that want the trash to be full for a while.
+    #[cfg(test)]
+    pub(super) stall: Mutex<()>,
     serial: AtomicU64,
+}
+
+/// What the thread does that empties the trash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Emptying {
+    /// There is none.
+    No,
+    /// It deletes what it found.
+    Yes,
+    /// The same, and will look again, as more came meanwhile.
+    Again,
 }
 
 #[derive(Default)]
 struct State {
     known: HashMap<Digest, Known>,
+    /// What is still to be deleted: folder in the trash, bytes, inodes.
+    trash: HashMap<PathBuf, (u64, u64)>,
     /// False until everybody who needs layers from before the start has said so.
     collecting: bool,
 }
@@ -119,7 +138,9 @@ impl Layers {
             folder: folder.to_owned(),
             boot_id: boot_id.to_owned(),
             state: Mutex::default(),
-            deleting: Mutex::default(),
+            emptying: watch::Sender::new(Emptying::No),
+            #[cfg(test)]
+            stall: Mutex::default(),
             serial: AtomicU64::new(0),
         };
         for path in [folder.to_owned(), layers.folder.join("sha256"), layers.trash()] {
@@ -233,13 +254,12 @@ impl Layers {
         Ok(LayerHold { layers: self.clone(), keys: vec![key], frees: AtomicBool::new(true) })
     }
 
-    /// Bytes and inodes of all layers.
+    /// Bytes and inodes of all layers, and of those that are not deleted yet.
     pub fn usage(&self) -> (u64, u64) {
         let state = self.lock();
-        state
-            .known
-            .values()
-            .fold((0, 0), |(bytes, inodes), known| (bytes + known.record.bytes, inodes + known.record.inodes))
+        let known = state.known.values().map(|known| (known.record.bytes, known.record.inodes));
+        let trash = state.trash.values().copied();
+        known.chain(trash).fold((0, 0), |(bytes, inodes), (more, others)| (bytes + more, inodes + others))
     }
 
     /// The folder that holds all layers.
@@ -247,16 +267,61 @@ impl Layers {
         &self.folder
     }
 
-    /// Deletes what is in the trash; blocks until it is empty, also of what others are deleting just now.
-    pub fn delete(&self) {
-        let _deleting = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whether there is something to wait for by [`Layers::emptied`].
+    pub fn is_emptying(&self) -> bool {
+        *self.emptying.borrow() != Emptying::No
+    }
+
+    /// Waits until all that went into the trash is deleted, or could not be.
+    pub async fn emptied(&self) {
+        // It cannot fail while this lives, which has the sender.
+        let _ = self.emptying.subscribe().wait_for(|now| *now == Emptying::No).await;
+    }
+
+    /// Has the trash emptied. At most one thread does it at a time; one that is at it looks again.
+    fn delete_soon(self: &Arc<Self>) {
+        let is_first = self.emptying.send_if_modified(|now| {
+            let is_first = *now == Emptying::No;
+            *now = if is_first { Emptying::Yes } else { Emptying::Again };
+            is_first
+        });
+        if !is_first {
+            return;
+        }
+        let layers = self.clone();
+        let work = move || {
+            // What cannot be had is no loss: it is only a courtesy.
+            let _ = rustix::process::nice(NICE);
+            loop {
+                layers.delete();
+                let is_done = layers.emptying.send_if_modified(|now| {
+                    let is_done = *now == Emptying::Yes;
+                    *now = if is_done { Emptying::No } else { Emptying::Yes };
+                    is_done
+                });
+                if is_done {
+                    return;
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("layer-trash".into()).spawn(work) {
+            tracing::warn!(%error, "no thread to delete old layers; the next removal will");
+            self.emptying.send_replace(Emptying::No);
+        }
+    }
+
+    /// Deletes what is in the trash now.
+    fn delete(&self) {
+        #[cfg(test)]
+        let _stall = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
         // Side by side: one takes as long as it takes to find each file's inode.
         let left = Mutex::new(entries(&self.trash()).unwrap_or_default());
         let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let work = || {
             while let Some((_, path)) = next() {
-                if let Err(error) = fs::remove_dir_all(&path) {
-                    tracing::warn!(path = %path.display(), %error, "old layer could not be deleted");
+                match fs::remove_dir_all(&path) {
+                    Ok(()) => drop(self.lock().trash.remove(&path)),
+                    Err(error) => tracing::warn!(path = %path.display(), %error, "old layer could not be deleted"),
                 }
             }
         };
@@ -268,14 +333,6 @@ impl Layers {
             }
             work();
         });
-    }
-
-    fn delete_soon(self: &Arc<Self>) {
-        let layers = self.clone();
-        let spawned = std::thread::Builder::new().name("layer-trash".into()).spawn(move || layers.delete());
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread to delete old layers; the next removal will");
-        }
     }
 
     /// Whether anything went into the trash.
@@ -301,20 +358,23 @@ impl Layers {
     fn discard(&self, state: &mut State, keys: &[Digest]) {
         for key in keys {
             match self.throw(&self.place(*key)) {
-                Ok(()) => {
-                    state.known.remove(key);
+                Ok(thrown) => {
+                    let record = state.known.remove(key).map(|known| known.record);
+                    state.trash.extend(record.map(|record| (thrown, (record.bytes, record.inodes))));
                 }
                 Err(error) => tracing::warn!(layer = %key, %error, "layer could not be moved to the trash"),
             }
         }
     }
 
-    fn throw(&self, path: &Path) -> Result<(), ImageError> {
+    /// Gives the place in the trash.
+    fn throw(&self, path: &Path) -> Result<PathBuf, ImageError> {
         let mut name = [0u8; 8];
         // A clash of names only makes the rename fail.
         let _ = getrandom::fill(&mut name);
         let target = self.trash().join(format!("{:016x}", u64::from_ne_bytes(name)));
-        fs::rename(path, &target).map_err(ImageError::io("move to the trash", path))
+        fs::rename(path, &target).map_err(ImageError::io("move to the trash", path))?;
+        Ok(target)
     }
 
     fn place(&self, key: Digest) -> PathBuf {

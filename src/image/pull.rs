@@ -18,7 +18,7 @@ use super::record::{Image, LayerRecord};
 use super::reference::{Reference, Version};
 use super::registry::Session;
 use super::unpack::{self, Wanted};
-use crate::types::Digest;
+use crate::types::{Digest, ErrorKind, HasKind as _};
 
 /// Pieces of a blob between network and decompressor.
 const PIECES: usize = 8;
@@ -37,24 +37,29 @@ pub(super) async fn run(
     platform: Platform,
 ) -> Result<Digest, ImageError> {
     let began = std::time::Instant::now();
-    let (alive, mut gone) = mpsc::channel(1);
-    let result = attempt(&inner, &reference, auth, platform, alive).await;
-    match &result {
-        Ok(image) => tracing::info!(%reference, %image, elapsed = ?began.elapsed(), "image pulled"),
-        Err(error) => {
-            tracing::debug!(%reference, %error, "pull failed");
-            // So that the caller who hears of the failure finds nothing left of it. A layer that another pull has
-            // joined lives on for that one; it is not waited for.
-            let _ = tokio::time::timeout(CLEANUP, gone.recv()).await;
-            let layers = inner.layers.clone();
-            blocking(move || {
-                layers.delete();
-                Ok(())
-            })
-            .await?;
+    let mut first = true;
+    loop {
+        let (alive, mut gone) = mpsc::channel(1);
+        let emptying = inner.layers.is_emptying();
+        let error = match attempt(&inner, &reference, auth.clone(), platform.clone(), alive).await {
+            Ok(image) => {
+                tracing::info!(%reference, %image, elapsed = ?began.elapsed(), "image pulled");
+                return Ok(image);
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(%reference, %error, "pull failed");
+        // So that the caller who hears of the failure finds nothing left of it. A layer that another pull has
+        // joined lives on for that one; it is not waited for.
+        let _ = tokio::time::timeout(CLEANUP, gone.recv()).await;
+        if !(first && emptying && error.kind() == ErrorKind::ResourceExhausted) {
+            return Err(error);
         }
+        // Whoever makes room by removing an image may pull the next one at once.
+        tracing::info!(%reference, %error, "pulling once more when removed layers are deleted");
+        first = false;
+        inner.layers.emptied().await;
     }
-    result
 }
 
 async fn attempt(

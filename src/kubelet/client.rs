@@ -1,6 +1,7 @@
 //! The CRI client: one method per RPC the driver uses, errors that name the RPC.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
@@ -23,10 +24,12 @@ pub enum CriError {
     #[error("endpoint {0:?}: want unix:///path/to.sock")]
     Endpoint(String),
     /// The runtime did not answer, or answered with an error.
-    #[error("{rpc}: {}", explain(.status))]
+    #[error("{rpc}: {}", explain(.status, .socket))]
     Rpc {
         /// Name of the RPC.
         rpc: &'static str,
+        /// Where the runtime listens.
+        socket: Arc<str>,
         /// The answer.
         status: Box<Status>,
     },
@@ -43,13 +46,9 @@ impl CriError {
 
     /// True if nobody answered: the runtime is down or restarting, and what it did is not known.
     pub fn is_unavailable(&self) -> bool {
-        // A connection that breaks in the middle of a call comes as Unknown with a source.
         match self {
             Self::Endpoint(_) => false,
-            Self::Rpc { status, .. } => {
-                status.code() == Code::Unavailable
-                    || (status.code() == Code::Unknown && std::error::Error::source(&**status).is_some())
-            }
+            Self::Rpc { status, .. } => status.code() == Code::Unavailable || is_broken(status),
         }
     }
 }
@@ -73,8 +72,17 @@ impl HasKind for CriError {
     }
 }
 
-/// The message; where the transport failed, what the transport says.
-fn explain(status: &Status) -> String {
+/// Whether the connection broke in the middle of the call: that comes as Unknown with a source.
+fn is_broken(status: &Status) -> bool {
+    status.code() == Code::Unknown && std::error::Error::source(status).is_some()
+}
+
+/// What a failed call says to people: the message; where the transport failed, what the transport says. `socket` is where
+/// the runtime listens.
+pub fn explain(status: &Status, socket: &str) -> String {
+    if is_broken(status) {
+        return format!("the daemon at {socket:?} went away before it answered; what it did is not known");
+    }
     let mut text = if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
     let mut next = std::error::Error::source(status);
     while let Some(source) = next {
@@ -92,6 +100,21 @@ fn explain(status: &Status) -> String {
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    sockets: Sockets,
+}
+
+/// Where the services listen, for messages.
+#[derive(Debug, Clone)]
+struct Sockets {
+    runtime: Arc<str>,
+    images: Arc<str>,
+}
+
+impl Cri {
+    fn failed(rpc: &'static str, socket: &Arc<str>) -> impl FnOnce(Status) -> CriError {
+        let socket = socket.clone();
+        move |status| CriError::Rpc { rpc, socket, status: Box::new(status) }
+    }
 }
 
 macro_rules! calls {
@@ -108,7 +131,7 @@ macro_rules! calls {
                     request.set_timeout(limit);
                 }
                 let answer = self.$client.clone().$name(request).await;
-                answer.map(tonic::Response::into_inner).map_err(|status| CriError::Rpc { rpc: $rpc, status: Box::new(status) })
+                answer.map(tonic::Response::into_inner).map_err(Self::failed($rpc, &self.sockets.$client))
             }
         )*
     };
@@ -122,7 +145,9 @@ impl Cri {
     pub fn new(runtime: &str, images: &str) -> Result<Self, CriError> {
         let channel = endpoint(runtime)?.connect_lazy();
         let image_channel = if images == runtime { channel.clone() } else { endpoint(images)?.connect_lazy() };
+        let sockets = Sockets { runtime: path_of(runtime).into(), images: path_of(images).into() };
         Ok(Self {
+            sockets,
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER),
             images: ImageServiceClient::new(image_channel).max_decoding_message_size(MAX_ANSWER),
         })
@@ -170,7 +195,7 @@ impl Cri {
         let mut request = Request::new(message);
         request.set_timeout(SHORT + Duration::from_secs(grace.into()));
         let answer = self.runtime.clone().stop_container(request).await;
-        answer.map(drop).map_err(|status| CriError::Rpc { rpc: "StopContainer", status: Box::new(status) })
+        answer.map(drop).map_err(Self::failed("StopContainer", &self.sockets.runtime))
     }
 
     /// The runtime's events, from now on.
@@ -179,9 +204,7 @@ impl Cri {
     /// What the runtime answers, Unimplemented above all.
     pub async fn events(&self) -> Result<tonic::Streaming<proto::ContainerEventResponse>, CriError> {
         let answer = self.runtime.clone().get_container_events(proto::GetEventsRequest {}).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| CriError::Rpc { rpc: "GetContainerEvents", status: Box::new(status) })
+        answer.map(tonic::Response::into_inner).map_err(Self::failed("GetContainerEvents", &self.sockets.runtime))
     }
 
     /// The sandboxes with all of these labels.
@@ -203,9 +226,14 @@ impl Cri {
     }
 }
 
+/// The path of an endpoint's socket.
+fn path_of(endpoint: &str) -> &str {
+    endpoint.strip_prefix("unix://").unwrap_or(endpoint)
+}
+
 fn endpoint(text: &str) -> Result<Endpoint, CriError> {
     let bad = || CriError::Endpoint(text.to_owned());
-    let path = text.strip_prefix("unix://").unwrap_or(text);
+    let path = path_of(text);
     if !path.starts_with('/') {
         return Err(bad());
     }
@@ -231,5 +259,35 @@ mod tests {
         assert!(error.is_unavailable(), "{error}");
         assert!(error.to_string().starts_with("Version: "), "{error}");
         assert!(error.to_string().contains("No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_goes_away_in_the_middle_of_a_call_is_named() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let socket = format!("unix://{}", path.display());
+        let cri = Cri::new(&socket, &socket).unwrap();
+        let death = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            // An empty SETTINGS frame: so far it is a server.
+            connection.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            connection.read_exact(&mut [0; 24]).await.unwrap();
+            loop {
+                let mut head = [0; 9];
+                connection.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                connection.read_exact(&mut vec![0; length as usize]).await.unwrap();
+                // HEADERS: the call has begun.
+                if head[3] == 1 {
+                    break;
+                }
+            }
+        };
+        let (answer, ()) = tokio::join!(cri.version(proto::VersionRequest::default()), death);
+        let error = answer.unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+        assert!(error.to_string().contains(&format!("the daemon at {path:?} went away")), "{error:?}");
     }
 }

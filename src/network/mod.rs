@@ -9,6 +9,7 @@
 //! Architecture Invariant: DEL needs the record only. Neither a changed configuration, a restart nor a reboot
 //! between ADD and DEL loses what DEL must be given; and no ADD runs that no record tells of.
 
+mod bridge;
 mod cni;
 mod error;
 mod expedite;
@@ -243,6 +244,19 @@ impl Network {
             return Err(NetworkError::Attached(request.pod.to_string()));
         }
         let record = self.plan(request).await?;
+        match self.attach_once(request, record.clone()).await {
+            // A pod that went in the same moment may have taken the bridge's address along after the plugin was called.
+            Err(NetworkError::Plugin { verb: Verb::Add, source, .. })
+                if matches!(*source, PluginFailure::Refused { .. }) && mend(&record).await =>
+            {
+                tracing::info!(pod = %request.pod, error = chain(&*source), "attaching once more");
+                self.attach_once(request, record).await
+            }
+            done => done,
+        }
+    }
+
+    async fn attach_once(&self, request: &Attach, record: Record) -> Result<Attachment, NetworkError> {
         let ledger = Ledger::new(&request.record, record);
         ledger.update(|_| ()).await?;
         let added = async {
@@ -356,6 +370,7 @@ impl Network {
     async fn add(&self, ledger: &Ledger) -> Result<(), NetworkError> {
         let record = ledger.record();
         let runner = Runner { folders: record.bin_dirs.clone(), timeout: self.shared.settings.plugin_timeout };
+        mend(&record).await;
         for (index, network) in record.networks.iter().enumerate() {
             let parameters = parameters(&record, network);
             let capabilities = &record.capabilities;
@@ -414,6 +429,15 @@ impl Network {
         }
         Runner { folders, timeout: self.shared.settings.plugin_timeout }
     }
+}
+
+/// Whether a bridge of a pod's networks had to be mended.
+async fn mend(record: &Record) -> bool {
+    let mut mended = false;
+    for network in &record.networks {
+        mended |= bridge::mend(&network.config).await;
+    }
+    mended
 }
 
 enum Creation {

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod caps;
 pub mod exec;
 pub mod fork;
+pub mod link;
 pub mod lsm;
 pub mod mounts;
 pub mod netns;

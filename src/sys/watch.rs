@@ -1,34 +1,48 @@
 //! A folder of configuration files, watched: a change takes effect at once.
 
-use std::ffi::OsStr;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use futures_util::{FutureExt, StreamExt};
-use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 
 /// Room for events read at once, bytes.
 const BUFFER: usize = 8 << 10;
+/// Most symlinks followed on the way to a folder, as the kernel has it.
+const MAX_LINKS: usize = 40;
 
-/// A watch of one folder, which need not exist, and of the folders in it. No change is lost: if the kernel
-/// has no room for more events it says so, which counts as a change, and what is watched is looked up anew
-/// after each.
+/// A watch of one folder, which need not exist, of the folders in it, and of each step of the way to it: a step that comes,
+/// goes, or is a symlink and leads elsewhere changes what is found there. No change is lost: if the kernel has no room
+/// for more events it says so, which counts as a change, and what is watched is looked up anew after each.
 #[derive(Debug)]
 pub struct Watch {
     folder: PathBuf,
     events: EventStream<Vec<u8>>,
+    /// What is watched and what counts there.
+    watched: HashMap<WatchDescriptor, Interest>,
+}
+
+/// What counts in a folder.
+#[derive(Debug, Default)]
+struct Interest {
+    /// All of it.
+    all: bool,
+    /// Steps of the way to the folder that is watched.
+    steps: HashSet<OsString>,
 }
 
 impl Watch {
-    /// Starts watching. Must be called in a tokio runtime.
+    /// Starts watching an absolute path. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// The kernel's limits on inotify instances and watches, mostly.
     pub fn new(folder: &Path) -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream(vec![0; BUFFER])?;
-        let mut watch = Self { folder: folder.to_owned(), events };
+        let mut watch = Self { folder: folder.to_owned(), events, watched: HashMap::new() };
         watch.extend()?;
         Ok(watch)
     }
@@ -63,60 +77,113 @@ impl Watch {
         self.events.next().await.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))
     }
 
-    /// A file that is only just being made is not: it is announced again when its writer closes it.
     fn is_relevant(&self, event: &EventOwned) -> bool {
-        let name = event.name.as_deref().unwrap_or(OsStr::new(""));
-        let unfinished = |metadata: fs::Metadata| metadata.is_file() && metadata.nlink() == 1;
-        !(event.mask.contains(EventMask::CREATE) && fs::symlink_metadata(self.folder.join(name)).is_ok_and(unfinished))
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            return true;
+        }
+        let name = event.name.as_deref();
+        match self.watched.get(&event.wd) {
+            // What is no longer on the way, and was taken out.
+            None => false,
+            Some(interest) if interest.all => !self.is_unfinished(event.mask, name.unwrap_or(OsStr::new(""))),
+            Some(interest) => name.is_none_or(|name| interest.steps.contains(name)),
+        }
     }
 
-    /// Puts watches where they belong now. A watch that is there already is left as it is.
+    /// A file that is only just being made is: it is announced again when its writer closes it.
+    fn is_unfinished(&self, mask: EventMask, name: &OsStr) -> bool {
+        let unfinished = |metadata: fs::Metadata| metadata.is_file() && metadata.nlink() == 1;
+        mask.contains(EventMask::CREATE) && fs::symlink_metadata(self.folder.join(name)).is_ok_and(unfinished)
+    }
+
+    /// Puts watches where they belong now, and takes them away elsewhere.
     fn extend(&mut self) -> io::Result<()> {
-        let inside = WatchMask::CREATE
+        let mut watched = HashMap::new();
+        if let Some(found) = self.watch_way(&mut watched)? {
+            self.watch_all(&found, &mut watched)?;
+            for entry in fs::read_dir(&found).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    self.watch_all(&entry.path(), &mut watched)?;
+                }
+            }
+        }
+        let mut watches = self.events.watches();
+        for old in self.watched.keys().filter(|old| !watched.contains_key(*old)) {
+            // The kernel takes those of what is gone away itself.
+            let _ = watches.remove(old.clone());
+        }
+        self.watched = watched;
+        Ok(())
+    }
+
+    /// Watches each step of the way, before it is looked at, so that what changes later is told. Gives the folder without
+    /// symlinks, or `None` if the way ends before it.
+    fn watch_way(&self, watched: &mut HashMap<WatchDescriptor, Interest>) -> io::Result<Option<PathBuf>> {
+        let mask = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
+        let mut left: Vec<OsString> = steps(&self.folder);
+        let mut here = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(step) = left.pop() {
+            if step == ".." {
+                here.pop();
+                continue;
+            }
+            if let Some(watch) = self.add(&here, mask)? {
+                watched.entry(watch).or_default().steps.insert(step.clone());
+            }
+            let next = here.join(&step);
+            match fs::symlink_metadata(&next) {
+                Ok(found) if found.is_dir() => here = next,
+                Ok(found) if found.is_symlink() && links < MAX_LINKS => {
+                    links += 1;
+                    let Ok(target) = fs::read_link(&next) else { return Ok(None) };
+                    if target.is_absolute() {
+                        here = PathBuf::from("/");
+                    }
+                    left.extend(steps(&target));
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(here))
+    }
+
+    fn watch_all(&self, folder: &Path, watched: &mut HashMap<WatchDescriptor, Interest>) -> io::Result<()> {
+        let mask = WatchMask::CREATE
             | WatchMask::CLOSE_WRITE
             | WatchMask::MOVED_TO
             | WatchMask::MOVED_FROM
             | WatchMask::DELETE
             | WatchMask::DELETE_SELF
-            | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR;
-        let above = WatchMask::CREATE
-            | WatchMask::MOVED_TO
-            | WatchMask::DELETE_SELF
-            | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR;
-        let mut watches = self.events.watches();
-        // The folder, or what there is of the way to it. A step that comes into being between the failed
-        // attempt and the watch above it is found by trying anew after each success.
-        let mut missing = self.folder.clone();
-        loop {
-            match watches.add(&missing, if missing == self.folder { inside } else { above }) {
-                Ok(_) if missing == self.folder => break,
-                Ok(_) => {
-                    let below = self.folder.ancestors().find(|path| path.parent() == Some(missing.as_path()));
-                    if below.is_none_or(|below| !below.exists()) {
-                        return Ok(());
-                    }
-                    missing.clone_from(&self.folder);
-                }
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                    if !missing.pop() {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            if entry.path().is_dir() {
-                match watches.add(entry.path(), inside) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
+            | WatchMask::MOVE_SELF;
+        if let Some(watch) = self.add(folder, mask)? {
+            watched.entry(watch).or_default().all = true;
         }
         Ok(())
     }
+
+    /// Watches a folder; `None` if it cannot be: it is gone, or others may not look into it.
+    fn add(&self, folder: &Path, mask: WatchMask) -> io::Result<Option<WatchDescriptor>> {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+        // The same folder can be a step and what is watched.
+        match self.events.watches().add(folder, mask | WatchMask::ONLYDIR | WatchMask::MASK_ADD) {
+            Ok(watch) => Ok(Some(watch)),
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The steps of a path, last first.
+fn steps(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    let mut steps: Vec<_> = names.collect();
+    steps.reverse();
+    steps
 }
 
 #[cfg(test)]
@@ -180,5 +247,45 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(50), watch.changed()).await.is_err());
         drop(file);
         assert!(seen(&mut watch).await);
+    }
+
+    #[tokio::test]
+    async fn a_way_that_leads_elsewhere_is_seen() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for version in ["v1/net.d", "v2/net.d", "v3/net.d"] {
+            fs::create_dir_all(at(version)).unwrap();
+        }
+        fs::create_dir(at("etc")).unwrap();
+        symlink("../link", at("etc/cni")).unwrap();
+        symlink(at("v1"), at("link")).unwrap();
+        let mut watch = Watch::new(&at("etc/cni/net.d")).unwrap();
+        fs::write(at("v1/net.d/10.conf"), "x").unwrap();
+        assert!(seen(&mut watch).await, "a file at the way's end");
+        // As it is done in one step: another link renamed over it.
+        symlink(at("v2"), at("new")).unwrap();
+        fs::rename(at("new"), at("link")).unwrap();
+        assert!(seen(&mut watch).await, "a link of the way leads elsewhere");
+        fs::write(at("v2/net.d/10.conf"), "x").unwrap();
+        assert!(seen(&mut watch).await, "a file at the new end");
+        fs::write(at("v1/net.d/11.conf"), "x").unwrap();
+        fs::write(at("unrelated"), "x").unwrap();
+        let nothing = tokio::time::timeout(Duration::from_millis(50), watch.changed()).await;
+        assert!(nothing.is_err(), "neither the old end nor what lies beside the way counts");
+        fs::remove_file(at("etc/cni")).unwrap();
+        assert!(seen(&mut watch).await, "a link of the way is gone");
+        symlink("../v3", at("etc/cni")).unwrap();
+        assert!(seen(&mut watch).await, "it is there again");
+        fs::write(at("v3/net.d/10.conf"), "x").unwrap();
+        assert!(seen(&mut watch).await, "a file at the third end");
+        fs::rename(at("etc"), at("old")).unwrap();
+        assert!(seen(&mut watch).await, "a folder of the way moved away");
+        fs::create_dir_all(at("etc/cni/net.d")).unwrap();
+        assert!(seen(&mut watch).await, "folders in its place");
+        fs::write(at("etc/cni/net.d/10.conf"), "x").unwrap();
+        assert!(seen(&mut watch).await, "a file in there");
+        symlink("loop", at("loop")).unwrap();
+        Watch::new(&at("loop/net.d")).unwrap();
     }
 }

@@ -9,8 +9,8 @@ use super::super::client::{
     Socket, ask_spdy, ask_websocket, code_of, exec_url, forward_url, gone, script_url, soon, there,
 };
 use super::super::{V4, V5};
-use super::Before;
 use super::spdy::begin;
+use super::{Before, target};
 use crate::harness::config::Setup;
 use crate::harness::{Node, eventually, host, secs, specs};
 
@@ -99,10 +99,7 @@ async fn clients_that_vanish_are_lost() {
 /// A client that resets its connection: no goodbye, and nothing that was on the way arrives.
 #[tokio::test]
 async fn clients_that_break_off_end_what_runs_for_them() {
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("break")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, _, ctr, before) = target("break").await;
     let (first, _) = begin(&node, &ctr, "exec sleep 5101").await;
     let (second, _) = begin(&node, &ctr, "exec yes 5102").await;
     let third = ask_websocket(&script_url(&node, &ctr, "trap '' HUP PIPE TERM; yes 5103").await, V5).await.socket;

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
 use super::super::client::{script_url, soon};
-use super::{AGAIN, Before, files, fine, memory};
+use super::{AGAIN, Before, files, fine, memory, target};
 use crate::harness::config::{Setup, write};
 use crate::harness::{Ctr, Node, host, secs, specs};
 
@@ -53,10 +53,7 @@ fn authority(url: &str) -> &str {
 
 #[tokio::test]
 async fn a_head_that_trickles_in_is_cut() {
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("slow")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, _, ctr, before) = target("slow").await;
     let url = script_url(&node, &ctr, "true").await;
     let heads: [&[u8]; 3] = [b"G", b"GET /exec/x HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nA: b\r\n"];
     let slow = join_all((0..60).map(|n| trickle(authority(&url), heads[n % 3])));
@@ -73,10 +70,7 @@ async fn thousands_of_idle_connections_keep_nobody_out() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("idle")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, _, ctr, before) = target("idle").await;
     let url = script_url(&node, &ctr, "true").await;
     let mut left = Vec::new();
     for _ in 0..3 {

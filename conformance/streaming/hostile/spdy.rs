@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::super::client::{ask_spdy, forward_url, gone, script_url, soon, there};
 use super::super::forward::listen;
-use super::{ALL, Before, V4, fine, until_cut};
+use super::{ALL, Before, V4, fine, target, until_cut};
 use crate::harness::{Ctr, Node, secs};
 
 /// Streams as [`begin`] opens them.
@@ -69,10 +69,7 @@ fn is_goodbye(said: &[u8]) -> bool {
 
 #[tokio::test]
 async fn frames_out_of_bounds_are_cut() {
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("frames")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, _, ctr, before) = target("frames").await;
     let update = |stream, delta| Frame::WindowUpdate { stream, delta };
     let names = ["giant frame", "zip bomb", "zip bomb later", "many headers", "garbage", "window overflow", "order"];
     for (number, name) in names.iter().chain(&["unknown stream", "initial window", "no zlib"]).enumerate() {
@@ -119,10 +116,7 @@ async fn frames_out_of_bounds_are_cut() {
 
 #[tokio::test]
 async fn floods_are_cut() {
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("floods")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, pod, ctr, before) = target("floods").await;
     let reset = |stream| Frame::RstStream { stream, status: ResetStatus::CANCEL };
     for (number, name) in ["pings", "settings", "resets", "updates", "unknown", "empty", "streams"].iter().enumerate() {
         let sleep = format!("sleep 44{number:02}");
@@ -161,10 +155,7 @@ async fn floods_are_cut() {
 /// Pings whose answers are not taken stop the server's reading, and then nothing of it grows.
 #[tokio::test]
 async fn a_client_that_takes_and_grants_nothing_holds_only_its_own() {
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("windows")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, _, ctr, before) = target("windows").await;
     // It heeds windows, and never grants any more; the process writes without end.
     let (granting, _) = begin_with(&node, &ctr, "exec yes 4501", heed()).await;
     let (mut read, granting) = granting.into_split();
@@ -203,10 +194,7 @@ async fn a_client_that_takes_and_grants_nothing_holds_only_its_own() {
 
 #[tokio::test]
 async fn a_frame_of_16_mib_passes_and_one_that_trickles_in_is_cut() {
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("giant")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, _, ctr, before) = target("giant").await;
     let (slow, _) = begin(&node, &ctr, "exec sleep 4601").await;
     let (mut read, mut write) = slow.into_split();
     let trickle = tokio::spawn(async move {

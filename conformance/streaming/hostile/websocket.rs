@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::super::client::{ask_websocket, forward_url, gone, script_url, there};
-use super::{Before, fine, until_cut};
+use super::{fine, target, until_cut};
 use crate::harness::{Ctr, Node};
 
 const V5: &str = "v5.channel.k8s.io";
@@ -56,10 +56,7 @@ fn code(mut said: &[u8]) -> Option<u16> {
 
 #[tokio::test]
 async fn frames_out_of_bounds_are_cut() {
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("frames")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, pod, ctr, before) = target("frames").await;
     let giant = |length: u64| [&[FIN | BINARY, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat();
     let fragment = |first: u8| frame(first, &vec![0; 32 << 10]);
     let (size, wrong, policy) = (Some(1009), Some(1002), Some(1008));
@@ -105,10 +102,7 @@ async fn frames_out_of_bounds_are_cut() {
 /// Answers to pings that nobody takes, and messages that are begun and never ended, are held within bounds.
 #[tokio::test]
 async fn a_client_that_takes_nothing_holds_only_its_own() {
-    let node = Node::ready().await;
-    let pod = node.up(node.pod("takes")).await;
-    let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let before = Before::the_harm(&node, &ctr).await;
+    let (node, _, ctr, before) = target("takes").await;
     // Among the pings there are messages, which the process reads: so they are no flood.
     let mut pinging = begin(&node, &ctr, "cat >/dev/null; exec sleep 4801").await;
     let pings = [frame(FIN | PING, &[b'p'; 125]).repeat(1000), frame(FIN | BINARY, &[0; 100])].concat();

@@ -58,6 +58,7 @@ async fn implied_folders_look_as_below() {
     for name in ["odd", "usual", "again"] {
         images.remove(&format!("{}/{name}:1", registry.address)).await.unwrap();
     }
+    images.inner.layers.emptied().await;
     assert_eq!(census(root.path()), Vec::<String>::new());
 }
 
@@ -92,6 +93,7 @@ async fn hard_links_reach_into_lower_layers() {
         assert!(error.to_string().contains("which no layer has"), "{error}");
     }
     images.remove(&format!("{}/app:1", registry.address)).await.unwrap();
+    images.inner.layers.emptied().await;
     assert_eq!(census(root.path()), Vec::<String>::new());
 }
 

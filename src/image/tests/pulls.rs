@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,7 +10,7 @@ use serde_json::json;
 use super::archives::{Tar, gzip};
 use super::is_root;
 use super::registry::{DOCKER, Form, OCI, Registry, census, store};
-use crate::image::{Auth, Platform, Settings};
+use crate::image::{Auth, Images, Platform, Settings};
 use crate::snapshot::Snapshots;
 use crate::types::{ErrorKind, HasKind};
 
@@ -97,6 +98,7 @@ async fn one_image_under_many_names_is_one_image() {
     // One tag goes, all go.
     images.remove(&format!("{host}/a/one:1")).await.unwrap();
     assert_eq!(images.list().len(), 0);
+    images.inner.layers.emptied().await;
     assert_eq!(census(root.path()), Vec::<String>::new());
 }
 
@@ -140,6 +142,7 @@ async fn removing_is_idempotent_and_frees_everything() {
     hold.release();
     assert!(!lower[0].exists() && lower[1].is_dir(), "the other image still needs the base");
     images.remove(&other.config.to_string()).await.unwrap();
+    images.inner.layers.emptied().await;
     assert_eq!(census(root.path()), Vec::<String>::new());
 }
 
@@ -191,6 +194,7 @@ async fn what_fails_leaves_nothing() {
             || (matches!(name, "both:1" | "empty:1") && matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::NotFound));
         assert!(kind_fits, "{name}: {:?} {error}", error.kind());
         assert!(error.to_string().contains(want), "{name}: {error}");
+        images.inner.layers.emptied().await;
         assert_eq!(census(root.path()), Vec::<String>::new(), "{name}");
     }
     let platform = Platform { os: "linux".into(), architecture: "riscv64".into(), variant: String::new() };
@@ -325,35 +329,123 @@ async fn a_tag_that_is_here_costs_one_question() {
     drop(root);
 }
 
-#[test]
-fn a_full_disk_is_said_and_left_clean() {
+/// Pulls in an image store on a small file system of its own, in a thread that has mounts of its own, as have those it
+/// starts.
+fn on_a_small_disk(size: &'static str, work: impl AsyncFnOnce(&Path, Images) + Send + 'static) {
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
+    let pulled = std::thread::spawn(move || {
+        let none: Option<&str> = None;
+        let root = tempfile::tempdir().unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), Some(size)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let images = Images::open(Settings::new(root.path())).unwrap();
+            images.collect_garbage();
+            work(root.path(), images).await;
+        });
+        drop(runtime);
+        nix::mount::umount2(root.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+    pulled.join().unwrap();
+}
+
+#[test]
+fn a_full_disk_is_said_and_left_clean() {
     let Some(registry) = Registry::start().filter(|_| is_root()) else { return };
     // Not even the file system knows how well this compresses.
     let big = Tar::default().file("big", &vec![1; 40 << 20]).finish();
     registry.put("big", "1", OCI, &[base(), big], json!({}));
     registry.put("small", "1", OCI, &[base()], json!({}));
     let host = registry.address.clone();
-    // A thread with mounts of its own; those it starts share them.
-    let pulled = std::thread::spawn(move || {
-        let none: Option<&str> = None;
-        let root = tempfile::tempdir().unwrap();
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), Some("size=16m")).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let images = crate::image::Images::open(Settings::new(root.path())).unwrap();
-            images.collect_garbage();
-            let error = images.pull(&format!("{host}/big:1"), None, None).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
-            assert_eq!(census(root.path()), Vec::<String>::new());
-            images.pull(&format!("{host}/small:1"), None, None).await.unwrap();
-        });
-        nix::mount::umount2(root.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    on_a_small_disk("size=16m", async move |root, images| {
+        let error = images.pull(&format!("{host}/big:1"), None, None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        images.inner.layers.emptied().await;
+        assert_eq!(census(root), Vec::<String>::new());
+        images.pull(&format!("{host}/small:1"), None, None).await.unwrap();
     });
-    pulled.join().unwrap();
+}
+
+#[test]
+fn what_is_being_deleted_makes_no_disk_full() {
+    let Some(registry) = Registry::start().filter(|_| is_root()) else { return };
+    for name in ["old", "new"] {
+        let big = Tar::default().file(name, &vec![1; 10 << 20]).finish();
+        registry.put(name, "1", OCI, &[big], json!({}));
+    }
+    let host = registry.address.clone();
+    on_a_small_disk("size=16m", async move |_, images| {
+        let [old, new] = ["old", "new"].map(|name| format!("{host}/{name}:1"));
+        images.pull(&old, None, None).await.unwrap();
+        let stalled = Stalled::new(&images);
+        images.remove(&old).await.unwrap();
+        let mut pull = std::pin::pin!(images.pull(&new, None, None));
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut pull).await;
+        assert!(early.is_err(), "there is no room for it yet: {early:?}");
+        drop(stalled);
+        pull.await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_removal_waits_for_no_deletion() {
+    let Some(registry) = Registry::start() else { return };
+    let (root, images) = store();
+    let names = ["one", "two"].map(|name| {
+        registry.put(name, "1", OCI, &[top(name)], json!({}));
+        format!("{}/{name}:1", registry.address)
+    });
+    for name in &names {
+        images.pull(name, None, None).await.unwrap();
+    }
+    let (whole, _) = images.inner.layers.usage();
+    let stalled = Stalled::new(&images);
+    for (removed, name) in names.iter().enumerate() {
+        images.remove(name).await.unwrap();
+        assert_eq!(images.list().len(), 1 - removed);
+        assert_eq!(fs::read_dir(root.path().join("layers/trash")).unwrap().count(), removed + 1);
+        assert_eq!(fs::read_dir(root.path().join("layers/sha256")).unwrap().count(), 1 - removed);
+    }
+    assert_eq!(images.fs_info().await.unwrap().used_bytes, whole, "it still takes what it took");
+    images.pull(&names[0], None, None).await.unwrap();
+    images.remove(&names[0]).await.unwrap();
+    drop(stalled);
+    let info = images.fs_info().await.unwrap();
+    assert_eq!((info.used_bytes, info.inodes_used), (0, 0), "who asks now is told of the end");
+    assert_eq!(census(root.path()), Vec::<String>::new());
+}
+
+/// While this lives, nothing is deleted.
+struct Stalled {
+    thread: Option<std::thread::JoinHandle<()>>,
+    end: std::sync::mpsc::Sender<()>,
+}
+
+impl Stalled {
+    fn new(images: &Images) -> Self {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let layers = images.inner.layers.clone();
+        let thread = std::thread::spawn(move || {
+            let _stall = layers.stall.lock().unwrap();
+            begin.send(()).unwrap();
+            let _ = ended.recv();
+        });
+        begun.recv().unwrap();
+        Self { thread: Some(thread), end }
+    }
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        let _ = self.end.send(());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
 }
 
 /// How long the image at `PODWRIGHT_BENCH_IMAGE` takes, five times: run with `--release --run-ignored only --no-capture`.

@@ -70,7 +70,7 @@ async fn damage_is_seen_at_start() {
     let images = Images::open(Settings::new(root.path())).unwrap();
     assert!(images.find(&app).is_none() && images.find(&other).is_some());
     images.collect_garbage();
-    images.inner.layers.delete();
+    images.inner.layers.emptied().await;
     let record = format!("images/{}.json", other_id.hex());
     let below = format!("layers/sha256/{}", put.diff_ids[0].hex());
     assert_eq!(census(root.path()), [record.clone(), below]);
@@ -97,10 +97,10 @@ async fn containers_from_before_keep_their_layers() {
     let images = Images::open(Settings::new(root.path())).unwrap();
     let hold = images.hold_layers(&held);
     images.collect_garbage();
-    images.inner.layers.delete();
+    images.inner.layers.emptied().await;
     assert_eq!(census(root.path()).len(), 2);
     assert_eq!(hold.keys(), put.diff_ids);
     hold.release();
-    images.inner.layers.delete();
+    images.inner.layers.emptied().await;
     assert_eq!(census(root.path()), Vec::<String>::new());
 }
