@@ -11,6 +11,7 @@ mod cdi;
 mod cgroups;
 mod config;
 mod containers;
+mod covered;
 mod crash;
 mod driver;
 mod exec;

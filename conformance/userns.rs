@@ -22,7 +22,8 @@ pub async fn node_with(handler: &str) -> Option<Node> {
     node_with_more(handler, "").await
 }
 
-async fn node_with_more(handler: &str, more: &str) -> Option<Node> {
+/// The same, with more configuration.
+pub async fn node_with_more(handler: &str, more: &str) -> Option<Node> {
     let extra = format!("[runtime]\ndefault_handler = \"{handler}\"\n{more}");
     let mut setup = handlers::setup(handler)?;
     if is_old_crun(handler) {

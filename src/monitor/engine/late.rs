@@ -73,8 +73,8 @@ fn of(mount: &Value, clients: bool) -> Option<Late> {
     let place = place(mount)?;
     // In a folder of the client's no link may be touched.
     let replaces = !clients && LINKS.iter().any(|link| place.starts_with(link));
-    let over_device = DEVICES.iter().any(|device| Path::new(device) == place);
-    if !replaces && !over_device && !(clients && place.starts_with(DEV)) {
+    let covers = DEVICES.iter().any(|device| Path::new(device) == place) || (clients && place.starts_with(DEV));
+    if !replaces && !covers {
         return None;
     }
     let (mut attributes, mut recursive) = (MountAttrFlags::empty(), false);
@@ -174,7 +174,10 @@ mod tests {
     fn nothing_is_made_in_a_dev_of_the_clients() {
         let bind = |source: &str, place: &str| json!({"destination": place, "type": "bind", "source": source});
         let asked = [bind("/a", "/dev/stdout"), bind("/b", "/dev/fd/3"), bind("/c", "/dev/stdoutx")];
-        let with = |dev: Value| json!({"mounts": [&[dev], &asked[..]].concat()});
+        let with = |dev: Value| {
+            let mounts = [&[dev], &asked[..]].concat();
+            json!({ "mounts": mounts })
+        };
         let mut own = with(json!({"destination": "/dev", "type": "tmpfs"}));
         assert_eq!(take(&mut own), [late("/a", "/dev/stdout", true), late("/b", "/dev/fd/3", true)]);
         assert_eq!(own["mounts"].as_array().unwrap().len(), 2);

@@ -137,7 +137,8 @@ fn link_in_dev(targets: &[Target], place: &Path) -> Option<PathBuf> {
     let dev = targets.iter().find(|target| target.place == Path::new("/dev"))?;
     let (mut at, mut shown) = (dev.source.clone()?, dev.place.clone());
     place.strip_prefix(&dev.place).ok()?.iter().find_map(|part| {
-        (at.push(part), shown.push(part));
+        at.push(part);
+        shown.push(part);
         at.is_symlink().then(|| shown.clone())
     })
 }
