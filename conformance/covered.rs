@@ -42,7 +42,7 @@ fn sections(text: &str) -> BTreeMap<&str, Vec<Vec<&str>>> {
     for line in text.lines() {
         match line.strip_prefix("## ") {
             Some(heading) => name = heading,
-            None if line.starts_with("| ") && !line.starts_with("| field") => {
+            None if line.starts_with("| ") && !line.starts_with("| field") && !line.starts_with("| message") => {
                 found.entry(name).or_default().push(line.trim_matches('|').split(" | ").map(str::trim).collect());
             }
             None => {}

@@ -126,8 +126,7 @@ mod tests {
         assert_eq!(parse(text.as_bytes()).unwrap(), want);
         assert_eq!(parse(want.to_string().as_bytes()).unwrap(), want);
         assert_eq!(parse(text.as_bytes()).unwrap(), serde_yaml_ng::from_str::<Value>(text).unwrap());
-        assert!(parse(b"").is_ok_and(|value| value.is_null()) || serde_yaml_ng::from_str::<Value>("").is_err());
-        assert!(parse(b"[1, 2").is_err());
+        assert!(parse(b"").is_err() && parse(b"[1, 2").is_err());
         let nested = |depth: usize| parse(format!("{}1{}", "[".repeat(depth), "]".repeat(depth)).as_bytes());
         assert!(nested(100).is_ok() && nested(MAX_NESTING + 1).unwrap_err().contains("nests"));
     }

@@ -272,7 +272,7 @@ mod tests {
         for (edits, word) in [
             (json!({"deviceNodes": [{"path": "/no/such/node"}]}), "/no/such/node"),
             (json!({"deviceNodes": [{"path": "/dev/x", "hostPath": "/etc/passwd"}]}), "no device node"),
-            (json!({"deviceNodes": [{"path": "/mnt/x", "hostPath": "/dev/null"}]}), "in /dev"),
+            (json!({"deviceNodes": [{"path": "mnt/x", "hostPath": "/dev/null"}]}), "absolute"),
             (json!({"deviceNodes": [{"path": "/dev/null", "type": "b"}]}), "of type"),
             (json!({"deviceNodes": [{"path": "/dev/../etc/x"}]}), "absolute"),
             (json!({"mounts": [{"hostPath": "/x", "containerPath": "m"}]}), "absolute"),
