@@ -8,6 +8,7 @@ use tonic::Code;
 
 use crate::harness::wait::eventually;
 use crate::harness::{Node, Setup, secs, specs};
+use crate::streaming::client::peak;
 
 async fn node_with(extra: &str) -> (Node, PathBuf, PathBuf) {
     // The folders are the test's own; the node's name is not known before it is made.
@@ -192,5 +193,48 @@ async fn a_node_may_have_none_of_it() {
     let pod = node.up(node.pod("off")).await;
     let error = node.try_create(&pod, asked(node.sh("c", "true"), &["vendor.com/x=a"])).await.unwrap_err();
     assert!(error.code() == Code::FailedPrecondition && error.message().contains("cdi.enabled"), "{error}");
+    end(node, &low).await;
+}
+
+/// Whoever may write such a file is trusted, but may err: the daemon's memory stays within bounds, and other devices can
+/// be had.
+#[tokio::test]
+async fn large_and_swelling_files_are_bounded() {
+    let (node, low, _) = node_with("").await;
+    let pod = node.up(node.pod("large")).await;
+    let head = |name: &str| format!("cdiVersion: \"0.6.0\"\nkind: v.com/{name}\n");
+    let devices = |kind: &str, devices: &str| format!("{}devices:\n{devices}", head(kind));
+    let one = |n: usize| format!("- {{name: \"{n}\", containerEdits: {{env: [\"D{n}=1\"]}}}}\n");
+    let many: String = (0..20_000).map(one).collect();
+    let list: String = (0..60_000).map(|n| format!("\"V{n}=1\", ")).collect();
+    let mut laughs = "x0: &x0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
+    for n in 1..12 {
+        let again = vec![format!("*x{}", n - 1); 9].join(", ");
+        laughs.push_str(&format!("x{n}: &x{n} [{again}]\n"));
+    }
+    let alias = "env: &e [".to_owned() + &"\"AAAAAAAAAAAAAAAA=1\", ".repeat(20_000) + "]";
+    let aliases: String = (0..2000).map(|n| format!("- {{name: \"{n}\", containerEdits: {{env: *e}}}}\n")).collect();
+    let files = [
+        ("many", devices("many", &many)),
+        ("list", devices("list", &format!("- {{name: \"0\", containerEdits: {{env: [{list}]}}}}\n"))),
+        ("laughs", format!("{laughs}{}", devices("laughs", &one(0)))),
+        ("aliases", format!("{}containerEdits:\n  {alias}\ndevices:\n{aliases}", head("aliases"))),
+        ("deep", format!("{}x: {}{}\n", devices("deep", &one(0)), "[".repeat(200_000), "]".repeat(200_000))),
+        ("flow", format!("{}x: {}1{}\n", devices("flow", &one(0)), "{a: ".repeat(100_000), "}".repeat(100_000))),
+    ];
+    let before = peak(node.daemon().pid());
+    fs::write(low.join("good.yaml"), devices("good", &one(0))).unwrap();
+    for (name, text) in files {
+        let size = text.len();
+        fs::write(low.join(format!("{name}.yaml")), text).unwrap();
+        let start = std::time::Instant::now();
+        let config = asked(node.sh(name, "echo $D0"), &["v.com/good=0"]);
+        assert_eq!(node.outcome(&pod, config).await, (0, "1\n".to_owned()), "{name}");
+        let grown = (peak(node.daemon().pid()) - before) >> 10;
+        println!("{name}: {size} bytes, {:?}, {grown} MiB more", start.elapsed());
+        assert!(grown < 384, "{name}: the daemon has grown by {grown} MiB");
+    }
+    let config = asked(node.sh("last", "echo $D19999"), &["v.com/many=19999"]);
+    assert_eq!(node.outcome(&pod, config).await, (0, "1\n".to_owned()));
     end(node, &low).await;
 }

@@ -1,11 +1,16 @@
 //! ExecSync.
 
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use podwright::proto::Int64Value;
+use podwright::proto::{ContainerState, Int64Value};
 use tonic::Code;
 
-use crate::harness::{Node, eventually, host, secs, specs};
+use crate::harness::{Node, Setup, eventually, host, secs, specs, with_each_handler};
+use crate::streaming::V5;
+use crate::streaming::client::{Socket, exec_url};
 
 #[tokio::test]
 async fn output_and_exit_code_come_back() {
@@ -139,4 +144,106 @@ async fn what_cannot_be_run_says_why() {
     let status = node.try_exec(&ctr, &["true"], 5).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     node.finish().await;
+}
+
+/// Root inside may own the null device that its streams are; it must not be the host's.
+async fn the_hosts_null_device_stays_as_it_is(handler: &str) {
+    let Some(node) = crate::handlers::node_with(handler).await else { return };
+    let pod = crate::handlers::up(&node, handler, "null").await;
+    let before = null();
+    // Each of the streams, and whatever else is open, by its number.
+    let script = "for fd in /proc/self/fd/*; do chmod 600 $fd; chown 5:6 $fd; done 2>/dev/null; \
+                  stat -L -c %t:%T /proc/self/fd/0; cat <&0; echo all up";
+    // gVisor shows no numbers.
+    let numbers = if handler == "runsc" { "0:0" } else { "1:3" };
+    let ctr = node.launch(&pod, node.sh("c", &format!("{script}; sleep 3600"))).await;
+    let lines = node.logged(&ctr, "all up").await;
+    assert_eq!(lines[0].text, numbers, "{lines:?}");
+    assert_unchanged(before, "the main process");
+    assert_eq!(node.exec(&ctr, &["sh", "-c", script]).await, format!("{numbers}\nall up\n"));
+    assert_unchanged(before, "an exec");
+    let terminal = script.replace("; cat <&0", "");
+    let mut config = node.sh("tty", &terminal);
+    config.tty = true;
+    node.outcome(&pod, config).await;
+    assert_unchanged(before, "the main process with a terminal");
+    let url = exec_url(&node, &ctr, &["sh", "-c", &terminal], true).await;
+    Socket::open(&url, V5).await.until(None).await;
+    assert_unchanged(before, "an exec with a terminal");
+    node.finish().await;
+}
+
+fn null() -> [u32; 3] {
+    let of = fs::metadata("/dev/null").unwrap();
+    [of.mode(), of.uid(), of.gid()]
+}
+
+/// The device is this machine's, which needs it.
+#[track_caller]
+fn assert_unchanged(before: [u32; 3], who: &str) {
+    let now = null();
+    if now != before {
+        fs::set_permissions("/dev/null", fs::Permissions::from_mode(before[0] & 0o7777)).unwrap();
+        chown("/dev/null", Some(before[1]), Some(before[2])).unwrap();
+    }
+    assert_eq!(now, before, "{who} has changed the host's null device");
+}
+
+with_each_handler!({ the_hosts_null_device_stays_as_it_is }: youki, runc, crun, runsc);
+
+/// A runtime binary that has made the process, and hangs before it says so.
+const SLOW: &str = "#!/bin/sh\ncase \" $* \" in *' exec '*) RUNC \"$@\"; sleep 3600;; *) exec RUNC \"$@\";; esac\n";
+
+#[tokio::test]
+async fn what_was_given_up_leaves_nothing() {
+    let Some(runc) = crate::handlers::find("runc") else {
+        println!("SKIPPED: runc is not installed; conformance/setup.sh test installs what Debian has");
+        return;
+    };
+    let place = PathBuf::from(format!("/run/podwright-slow-runtime-{}", std::process::id()));
+    fs::write(&place, SLOW.replace("RUNC", runc.to_str().unwrap())).unwrap();
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!("kind = \"oci\"\nbinary = {place:?}\n");
+    let mut node = Node::with(Setup { handlers: vec![("slow.toml".into(), text)], ..Setup::default() }).await;
+    node.pull(specs::BUSYBOX).await;
+    let pod = crate::handlers::up(&node, "slow", "slow").await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    node.logged(&ctr, "up").await;
+    let folder = node.dir().join("state/pods").join(&pod.id).join("containers").join(&ctr.id);
+    let pause = host::process(node.pid_in(&pod.id, "pause")).unwrap();
+    let state = || {
+        let mut files = walk(&folder);
+        files.sort();
+        (files, host::open_files(pause.parent).len())
+    };
+    let before = state();
+    for command in ["sleep 4711", "sleep 4712"] {
+        let words: Vec<_> = command.split(' ').collect();
+        if command == "sleep 4711" {
+            let status = node.try_exec(&ctr, &words, 2).await.unwrap_err();
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        } else {
+            // The client leaves.
+            let call = tokio::time::timeout(secs(2), node.try_exec(&ctr, &words, 3));
+            call.await.expect_err("it must hang");
+        }
+        eventually(secs(15), &format!("the end of all that {command:?} was"), async || {
+            let left: Vec<_> = host::descendants().into_iter().filter(|p| p.command.contains(command)).collect();
+            let now = state();
+            if left.is_empty() && now == before { Ok(()) } else { Err(format!("{left:?}, {now:?}, before {before:?}")) }
+        })
+        .await;
+    }
+    assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning);
+    node.finish().await;
+    fs::remove_file(place).unwrap();
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    let below = |entry: fs::DirEntry| match entry.file_type().unwrap().is_dir() {
+        true => walk(&entry.path()),
+        false => vec![entry.path()],
+    };
+    entries.flat_map(below).collect()
 }

@@ -212,3 +212,71 @@ async fn pause_runs_as_it_is_told() {
     assert!(line("Groups:").split(' ').any(|group| group == "3333"), "{status}");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn ambient_capabilities_are_a_users_own() {
+    let node = Node::ready().await;
+    let pod = node.up(node.pod("ambient")).await;
+    for (name, add, ambient, want) in
+        [("none", vec!["NET_RAW"], vec![], "0\n0\n"), ("some", vec![], vec!["NET_RAW"], "2000\n2000\n")]
+    {
+        let show = "for set in CapEff CapAmb; do grep $set /proc/self/status | cut -f2 | sed 's/^0*\\(.\\)/\\1/'; done";
+        let mut config = node.sh(name, show);
+        let security = specs::security(&mut config);
+        security.run_as_user = Some(Int64Value { value: 1000 });
+        security.capabilities = Some(Capability {
+            add_capabilities: add.into_iter().map(str::to_owned).collect(),
+            add_ambient_capabilities: ambient.into_iter().map(str::to_owned).collect(),
+            ..Default::default()
+        });
+        assert_eq!(node.outcome(&pod, config).await, (0, want.to_owned()), "{name}");
+    }
+    node.finish().await;
+}
+
+/// Clients of before 1.20 name profiles in another field.
+#[tokio::test]
+#[expect(deprecated, reason = "older clients still send it")]
+async fn seccomp_profiles_by_their_older_names() {
+    let node = Node::ready().await;
+    let file = node.dir().join("no-mkdir.json");
+    let rule = r#"{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":95}"#;
+    fs::write(&file, format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{rule}]}}"#)).unwrap();
+    let local = format!("localhost/{}", file.display());
+    for (number, (name, mode, mkdir)) in
+        [("runtime/default", "2", true), ("unconfined", "0", true), (local.as_str(), "2", false)]
+            .into_iter()
+            .enumerate()
+    {
+        let mut config = node.pod(&format!("pod{number}"));
+        let security = specs::sandbox_security(&mut config);
+        (security.seccomp, security.seccomp_profile_path) = (None, name.to_owned());
+        let pod = node.up(config).await;
+        let pause = fs::read_to_string(format!("/proc/{}/status", node.pid_in(&pod.id, "pause"))).unwrap();
+        assert!(pause.contains(&format!("Seccomp:\t{mode}\n")), "{name}: {pause}");
+        let mut config =
+            node.sh("c", "grep Seccomp: /proc/self/status | cut -f2; mkdir /tmp/x 2>/dev/null && echo made");
+        let security = specs::security(&mut config);
+        (security.seccomp, security.seccomp_profile_path) = (None, name.to_owned());
+        let out = node.outcome(&pod, config).await.1;
+        assert_eq!(out, format!("{mode}\n{}", if mkdir { "made\n" } else { "" }), "{name}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn pause_has_the_filter_that_its_sandbox_asks_for() {
+    let node = Node::ready().await;
+    for (kind, mode) in
+        [(security_profile::ProfileType::RuntimeDefault, "2"), (security_profile::ProfileType::Unconfined, "0")]
+    {
+        let mut config = node.pod(kind.as_str_name());
+        config.hostname = "pause".into();
+        specs::sandbox_security(&mut config).seccomp =
+            Some(SecurityProfile { profile_type: kind.into(), localhost_ref: String::new() });
+        let pod = node.up(config).await;
+        let pause = fs::read_to_string(format!("/proc/{}/status", node.pid_in(&pod.id, "pause"))).unwrap();
+        assert!(pause.contains(&format!("Seccomp:\t{mode}\n")), "{kind:?}: {pause}");
+    }
+    node.finish().await;
+}

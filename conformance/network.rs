@@ -233,6 +233,31 @@ async fn the_folder_is_watched() {
 }
 
 #[tokio::test]
+async fn the_folder_is_watched_though_a_link_to_itself_took_its_place() {
+    let node = Node::start().await;
+    let folder = node.dir().join("cni/net.d");
+    let ready = async |wanted: bool| {
+        eventually(secs(30), &format!("NetworkReady={wanted}"), async || {
+            let condition = network_condition(&node).await;
+            if condition.status == wanted { Ok(()) } else { Err(condition.message) }
+        })
+        .await;
+    };
+    ready(true).await;
+    fs::rename(&folder, node.dir().join("cni/away")).unwrap();
+    ready(false).await;
+    std::os::unix::fs::symlink("net.d", &folder).unwrap();
+    fs::remove_file(&folder).unwrap();
+    fs::rename(node.dir().join("cni/away"), &folder).unwrap();
+    ready(true).await;
+    fs::remove_file(folder.join("10-test.conflist")).unwrap();
+    ready(false).await;
+    install_cni(node.dir(), &cni::bridge_portmap(node.dir()));
+    ready(true).await;
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn without_configuration_host_network_pods_run() {
     let mut node = Node::with(Setup { cni: Cni::None, ..Setup::default() }).await;
     node.pull(crate::harness::BUSYBOX).await;

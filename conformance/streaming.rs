@@ -2,7 +2,7 @@
 //! WebSocket.
 
 mod attach;
-mod client;
+pub mod client;
 mod flood;
 mod forward;
 mod handlers;
@@ -17,7 +17,7 @@ use client::{Socket, attach_url, exec_url};
 use crate::harness::{Ctr, Node, eventually, host, secs, specs};
 
 const V4: &str = "v4.channel.k8s.io";
-const V5: &str = "v5.channel.k8s.io";
+pub const V5: &str = "v5.channel.k8s.io";
 /// Streams of a process with all of them.
 const ALL: [&str; 4] = ["error", "stdin", "stdout", "stderr"];
 

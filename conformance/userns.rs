@@ -1,5 +1,7 @@
 //! Pods with user namespaces: root inside is nobody outside.
 
+mod settings;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,8 @@ pub async fn node_with(handler: &str) -> Option<Node> {
     node_with_more(handler, "").await
 }
 
-async fn node_with_more(handler: &str, more: &str) -> Option<Node> {
+/// The same, with more configuration.
+pub async fn node_with_more(handler: &str, more: &str) -> Option<Node> {
     let extra = format!("[runtime]\ndefault_handler = \"{handler}\"\n{more}");
     let mut setup = handlers::setup(handler)?;
     if is_old_crun(handler) {
@@ -346,13 +349,16 @@ async fn devices_are_those_that_were_asked_for(handler: &str) {
     let zero =
         |path: &str| Device { host_path: "/dev/zero".into(), container_path: path.into(), permissions: "rwm".into() };
     // The host has a /dev/kmsg of its own.
-    let script = "stat -c '%n %t:%T %u:%g' /dev/kmsg /dev/mine/zero; head -c 3 /dev/kmsg | wc -c";
+    let script = "stat -c '%n %t:%T %u:%g' /dev/kmsg /dev/mine/zero /opt/mine; head -c 2 /opt/mine | wc -c; head -c 3 /dev/kmsg | wc -c";
     let mut config = node.sh("c", script);
-    config.devices = vec![zero("/dev/kmsg"), zero("/dev/mine/zero")];
+    config.devices = vec![zero("/dev/kmsg"), zero("/dev/mine/zero"), zero("/opt/mine")];
     let security = specs::security(&mut config);
     security.run_as_user = Some(Int64Value { value: 7 });
     security.run_as_group = Some(Int64Value { value: 8 });
-    assert_eq!(node.outcome(&pod, config).await.1, "/dev/kmsg 1:5 7:8\n/dev/mine/zero 1:5 7:8\n3\n");
+    assert_eq!(
+        node.outcome(&pod, config).await.1,
+        "/dev/kmsg 1:5 7:8\n/dev/mine/zero 1:5 7:8\n/opt/mine 1:5 7:8\n2\n3\n"
+    );
     // What nobody asked for by name is the host's root's, of whom this root is no relative.
     let mut config = self::pod(&node, "privileged", 1_200_000);
     specs::sandbox_security(&mut config).privileged = true;

@@ -6,7 +6,8 @@ use std::path::Path;
 use podwright::proto::*;
 
 use super::{current, refused, selinux_is_on};
-use crate::harness::{BUSYBOX, Ctr, Node, Pod, Setup, specs};
+use crate::harness::{BUSYBOX, Ctr, Node, Pod, Setup, specs, with_each_handler};
+use crate::userns;
 
 fn ready() -> bool {
     let on = selinux_is_on();
@@ -217,3 +218,42 @@ async fn other_runtimes_label_as_well() {
     assert!(kind(&file) == "container_file_t" && level(&file) == level(&init), "{file}");
     node.finish().await;
 }
+
+/// In a user namespace the labels are the same, of nodes and mounts that the engine brings along, too.
+async fn in_user_namespaces(handler: &str) {
+    if !ready() {
+        return;
+    }
+    let Some(node) = userns::node_with_more(handler, "[selinux]\nenabled = true\n").await else { return };
+    let pod = node.up(userns::pod(&node, "mapped", 100_000)).await;
+    let volume = node.dir().join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("file"), "data\n").unwrap();
+    let mut config = node.sleeper("c");
+    config.mounts = vec![
+        Mount { selinux_relabel: true, ..specs::bind(&volume, "/v") },
+        specs::bind(volume.join("file"), "/dev/stdin"),
+    ];
+    let device =
+        |path: &str| Device { container_path: path.into(), host_path: "/dev/zero".into(), permissions: "r".into() };
+    config.devices = vec![device("/dev/mine"), device("/opt/mine")];
+    specs::security(&mut config).masked_paths = vec!["/sys/firmware".into()];
+    let ctr = up(&node, &pod, config).await;
+    let init = current(node.pid_in(&ctr.id, "sh"));
+    assert!(kind(&init) == "container_t" && is_pair(&level(&init)), "{init}");
+    assert_eq!(own_label(&node, &ctr).await, init, "an exec has it, too");
+    let root = format!("/proc/{}/root", node.pid_in(&ctr.id, "sh"));
+    let file = init.replace("system_r:container_t", "object_r:container_file_t");
+    for path in ["/bin/sh", "/dev/null", "/dev/shm", "/etc/hosts", "/dev/mine", "/opt/mine", "/v/file", "/dev/stdin"] {
+        assert_eq!(label(format!("{root}{path}")), file, "{path}");
+    }
+    let script = "cat /proc/self/uid_map; cat /v/file /dev/stdin; head -c 2 /opt/mine | wc -c; echo x > /x && cat /x";
+    let out = node.exec(&ctr, &["sh", "-c", script]).await;
+    assert!(out.contains("100000") && out.ends_with("data\ndata\n2\nx\n"), "{out}");
+    let other = node.up(userns::pod(&node, "other", 300_000)).await;
+    let second = up(&node, &other, node.sleeper("d")).await;
+    assert_ne!(level(&own_label(&node, &second).await), level(&init), "pods have levels of their own");
+    node.finish().await;
+}
+
+with_each_handler!({ in_user_namespaces }: youki, runc, crun);

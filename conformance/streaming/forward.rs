@@ -144,6 +144,37 @@ async fn into_the_host_s_network() {
     node.finish().await;
 }
 
+/// A server that says goodbye at once and goes on listening, as those do that tell the end by it.
+#[tokio::test]
+async fn the_pod_s_end_is_told_before_the_client_ends() {
+    let node = Node::ready().await;
+    let pod = node.up(node.pod("end")).await;
+    for kind in ["spdy", "tunnel"] {
+        let url = forward_url(&node, &pod, &[]).await;
+        let handle = if kind == "spdy" { spdy(&url, PROTOCOL).await } else { tunnel(&url).await };
+        let listener = listen(&node, &pod, "127.0.0.1");
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let mut socket = listener.accept().unwrap().0;
+            socket.write_all(b"bye").unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            let mut heard = String::new();
+            socket.read_to_string(&mut heard).unwrap();
+            heard
+        });
+        let (data, error) = open(&handle, port, 1);
+        let (mut read, mut write) = tokio::io::split(data);
+        let mut got = Vec::new();
+        soon(read.read_to_end(&mut got)).await.unwrap();
+        assert_eq!((got.as_slice(), rest(error).await.as_slice()), (&b"bye"[..], &b""[..]), "{kind}");
+        // The other half goes on.
+        write.write_all(b"later").await.unwrap();
+        write.shutdown().await.unwrap();
+        assert_eq!(soon(tokio::task::spawn_blocking(|| server.join().unwrap())).await.unwrap(), "later", "{kind}");
+    }
+    node.finish().await;
+}
+
 #[tokio::test]
 async fn over_channels_of_a_websocket() {
     let node = Node::ready().await;

@@ -6,6 +6,8 @@
 //! one file is the container-device-interface crate's; its own cache is not used, since one bad file
 //! would hide all good ones, and it keeps devices that two files define alike.
 
+mod bounded;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
@@ -321,7 +323,7 @@ fn read(path: &Path, found: &fs::Metadata) -> Result<Arc<Spec>, String> {
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<Spec, String> {
-    let mut whole: Value = serde_yaml_ng::from_slice(text).map_err(|error| format!("cannot be parsed: {error}"))?;
+    let mut whole = bounded::parse(text)?;
     let devices = whole.get_mut("devices").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
     let mut rest = devices.into_iter().peekable();
     let mut spec = Spec::default();

@@ -50,7 +50,7 @@ pub use inspect::{InspectedNetwork, Inspection, inspect};
 pub use request::{Attach, Dirs, EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, IPS, MAC};
 
 /// How long after a watch is lost another one is tried.
-const WATCH_PAUSE: Duration = Duration::from_secs(10);
+const WATCH_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
 
 /// Where networks are configured, and the bounds on plugins.
 #[derive(Debug, Clone, PartialEq, Eq)]

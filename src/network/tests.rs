@@ -105,6 +105,28 @@ async fn attach_and_detach_leave_nothing() {
 }
 
 #[tokio::test]
+async fn a_watch_that_is_lost_is_put_up_again() {
+    let node = Node::new();
+    let network = node.network();
+    // Only the lost one is to see what comes.
+    network.shared.watcher.abort();
+    let lost = Watch::lost(&node.path("conf")).unwrap();
+    let following = tokio::spawn(follow(lost, Arc::downgrade(&network.shared)));
+    for file in ["conf/10.conflist", "conf/20.conflist"] {
+        let mut published = network.shared.published.subscribe();
+        published.mark_unchanged();
+        node.put(file, r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"}]}"#);
+        let told = tokio::time::timeout(Duration::from_secs(10), published.wait_for(|it| !it.entries.is_empty()));
+        told.await.expect("nobody looked").unwrap();
+        fs::remove_file(node.path(file)).unwrap();
+        let gone = tokio::time::timeout(Duration::from_secs(10), published.wait_for(|it| it.entries.is_empty()));
+        gone.await.expect("nobody looked").unwrap();
+    }
+    drop(network);
+    following.abort();
+}
+
+#[tokio::test]
 async fn a_failed_add_is_undone_with_what_there_is() {
     let node = Node::configured();
     node.put("bin/fail.ADD.b", "");

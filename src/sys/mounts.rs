@@ -119,9 +119,13 @@ pub fn set_tree_attributes(tree: impl AsFd, attributes: MountAttrFlags) -> io::R
 /// Makes the mount that `path` is the root of read-only, with all that is mounted below it.
 pub fn set_read_only_below(path: &Path) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::open(path, flags, Mode::empty())?;
+    set_all_read_only(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Makes a detached mount read-only, with all that is mounted below it.
+pub fn set_all_read_only(tree: impl AsFd) -> io::Result<()> {
     let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, ..none() };
-    setattr(root.as_fd(), libc::AT_RECURSIVE, &attr)
+    setattr(tree.as_fd(), libc::AT_RECURSIVE, &attr)
 }
 
 fn none() -> libc::mount_attr {

@@ -24,6 +24,8 @@ pub struct Watch {
     events: EventStream<Vec<u8>>,
     /// What is watched and what counts there.
     watched: HashMap<WatchDescriptor, Interest>,
+    #[cfg(test)]
+    lost: bool,
 }
 
 /// What counts in a folder.
@@ -42,9 +44,21 @@ impl Watch {
     /// The kernel's limits on inotify instances and watches, mostly.
     pub fn new(folder: &Path) -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream(vec![0; BUFFER])?;
-        let mut watch = Self { folder: folder.to_owned(), events, watched: HashMap::new() };
+        let mut watch = Self {
+            folder: folder.to_owned(),
+            events,
+            watched: HashMap::new(),
+            #[cfg(test)]
+            lost: false,
+        };
         watch.extend()?;
         Ok(watch)
+    }
+
+    /// One that ends with an error.
+    #[cfg(test)]
+    pub fn lost(folder: &Path) -> io::Result<Self> {
+        Ok(Self { lost: true, ..Self::new(folder)? })
     }
 
     /// The folder.
@@ -74,6 +88,10 @@ impl Watch {
     }
 
     async fn next(&mut self) -> io::Result<EventOwned> {
+        #[cfg(test)]
+        if self.lost {
+            return Err(io::Error::other("lost"));
+        }
         self.events.next().await.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))
     }
 

@@ -143,6 +143,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Made, SpecError> {
         reason: "no such capability",
     })?;
     let mounts = mounts::build(inputs)?;
+    mounts::keep_clear(inputs.devices, &mounts.list)?;
     let mut linux = linux::build(inputs)?;
     if let Some(propagation) = mounts.root_propagation {
         linux["rootfsPropagation"] = json!(propagation);

@@ -1,14 +1,20 @@
 //! The spec's mounts: the runtime's own first, then those asked for.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::{Inputs, SpecError};
+use crate::container::devices::Node;
 use crate::container::edits::EditMount;
 use crate::types::container::{Mount, Propagation};
 use crate::wire::{IdMaps, ImageTree, StagedMount, StagedPropagation, triples};
 
 /// Mount options that a client may add to a bind mount (CRI 0.37, `Mount.mount_options`).
 const EXTRA_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
+
+/// The pod's shared memory.
+const SHM: &str = "/dev/shm";
 
 /// Mount options that are the staging's to carry out.
 const PROPAGATION: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
@@ -60,7 +66,13 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
     let mut asked: Vec<&Mount> = inputs.config.mounts.iter().collect();
     // Parents before children, so that none hides another; equal depth keeps its order.
     asked.sort_by_key(|mount| mount.container_path.split('/').filter(|part| !part.is_empty()).count());
-    let taken = |path: &str| asked.iter().any(|mount| mount.container_path.trim_end_matches('/') == path);
+    let takes = |place: &Path| asked.iter().any(|mount| Path::new(&mount.container_path) == place);
+    let taken = |place: &str| {
+        let place = Path::new(place);
+        // Of what a /sys or a /dev of the client's would cover, only the pod's shared memory is wanted still.
+        let hidden = ["/sys", "/sys/fs", "/dev"].iter().map(Path::new).any(|top| place.starts_with(top) && takes(top));
+        takes(place) || (hidden && place != Path::new(SHM))
+    };
     let mut list: Vec<Value> =
         own(inputs).into_iter().filter(|mount| !taken(mount["destination"].as_str().unwrap_or(""))).collect();
 
@@ -121,6 +133,15 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
             json!({ "destination": mount.container_path, "type": "bind", "source": source, "options": options });
         list.push(entry);
     }
+    let at = |list: &[Value], place: &str| {
+        list.iter().position(|mount| mount["destination"].as_str().map(Path::new) == Some(Path::new(place)))
+    };
+    if let (Some(shm), Some(dev)) = (at(&list, SHM), at(&list, "/dev"))
+        && shm < dev
+        && let Some(part) = list.get_mut(shm..=dev)
+    {
+        part.rotate_left(1);
+    }
     for (index, mount) in inputs.edits.mounts.iter().enumerate() {
         list.retain(|known| known["destination"] != json!(mount.destination));
         list.push(edit(inputs, mount, index, &mut staged));
@@ -140,6 +161,23 @@ fn image_tree(inputs: &Inputs<'_>, mount: &Mount, name: &str) -> Result<ImageTre
     let lower = inputs.volumes.get(name).cloned();
     let lower = lower.ok_or_else(|| refuse("config.mounts.image", mount, "the image is not here"))?;
     Ok(ImageTree { name: name.to_owned(), lower, sub_path: mount.image_sub_path.clone().into() })
+}
+
+/// Devices outside /dev are made in the root file system, before anything is mounted: what is mounted there would hide
+/// them, or lie on them.
+pub(super) fn keep_clear(nodes: &[Node], mounts: &[Value]) -> Result<(), SpecError> {
+    let places = || mounts.iter().filter_map(|mount| mount["destination"].as_str().map(Path::new));
+    for path in nodes.iter().filter_map(|node| node.device["path"].as_str().map(Path::new)) {
+        let meets = |place: &Path| path.starts_with(place) || place.starts_with(path);
+        if !path.starts_with("/dev") && places().any(meets) {
+            return Err(SpecError {
+                field: "config.devices.container_path",
+                value: path.display().to_string().chars().take(300).collect(),
+                reason: "a mount is in its place, or around it, or below it; only /dev has room for both",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A mount of a CDI device.
@@ -181,7 +219,7 @@ fn own(inputs: &Inputs<'_>) -> Vec<Value> {
         json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
         json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", access] }),
         json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", access] }),
-        bind("/dev/shm", &places.shm, "rw"),
+        bind(SHM, &places.shm, "rw"),
         bind("/etc/resolv.conf", &places.resolv_conf, files),
         bind("/etc/hosts", &places.hosts, files),
     ];

@@ -222,11 +222,11 @@ impl Confined {
         if let Some(path) = self.read_only {
             mounts::set_read_only_below(path).map_err(because("making a mount read-only"))?;
         }
-        for mount in &*self.late {
-            mount.attach().map_err(because("mounting over a device"))?;
-        }
         if let Some(labels) = &self.labels {
             labels.apply().map_err(because("labelling the container's own mounts"))?;
+        }
+        for mount in &*self.late {
+            mount.attach().map_err(because("mounting in /dev"))?;
         }
         if let Some(label) = &self.label {
             label.apply()?;

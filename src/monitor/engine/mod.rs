@@ -30,6 +30,7 @@ mod labels;
 mod late;
 mod layers;
 mod listener;
+mod nodes;
 mod oci;
 mod passwd;
 pub mod probe;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::job::{self, Outcome};
 use super::spec::{self, Own};
 use super::way::Way;
-use super::{Job, Streams, attempt, cgroup, failure, hygiene, rootfs, stdio, targets};
+use super::{Job, Streams, attempt, cgroup, failure, hygiene, nodes, rootfs, stdio, targets};
 use crate::sys::fork;
 use crate::types::ErrorKind;
 use crate::wire::{CreateSpec, Engine, ExecSpec, Failure};
@@ -37,12 +37,19 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
         super::youki::give(spec::owner(&config)?, &streams)?;
         let (targets, cwd) = (targets::of(&config), spec::program(config.get("process").unwrap_or(&Value::Null))?.cwd);
         let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
+        let nodes = nodes::take(&mut config)?;
+        if let Some(node) = nodes.first().filter(|_| call.has_its_own_pids()) {
+            let text = format!("config.devices.container_path {:?}: gVisor has devices in /dev only", node.path);
+            return Err(failure(ErrorKind::InvalidArgument, text));
+        }
         let prepared = match &spec.rootfs.idmap {
             None => rootfs::prepare(spec, &[]),
             Some(maps) => Way::plan(&mut config, spec, maps, call.place()?).and_then(|way| way.open()),
         };
         prepared.map_err(blame)?;
-        let bundle = if fitted || spec.rootfs.idmap.is_some() { &call.folder } else { &spec.bundle };
+        nodes::make(&nodes, &config, spec.rootfs.idmap.as_ref())?;
+        let bundle =
+            if fitted || !nodes.is_empty() || spec.rootfs.idmap.is_some() { &call.folder } else { &spec.bundle };
         if *bundle != spec.bundle {
             spec::save(&bundle.join("config.json"), &config)?;
         }

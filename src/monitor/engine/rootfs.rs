@@ -155,7 +155,7 @@ fn make_by_links(root: &OwnedFd, path: &Path, owner: (u32, u32), links: usize) -
 /// Gives a folder that was just made to `owner`: root, although the caller may be the container's user by now.
 /// Whoever can write where it was made may have put another one in its place before it was opened: only what
 /// is the caller's, and empty, is given away.
-fn give(folder: &OwnedFd, owner: (u32, u32)) -> std::io::Result<()> {
+pub(super) fn give(folder: &OwnedFd, owner: (u32, u32)) -> std::io::Result<()> {
     let found = rustix::fs::fstat(folder)?;
     if (found.st_uid, found.st_gid) == owner {
         return Ok(());

@@ -106,6 +106,14 @@ fn impossible(targets: &[Target], spec: &CreateSpec, target: &Target) -> Option<
         Some(mount) => format!("{:?}", mount.source),
         None => format!("{source:?}"),
     };
+    if place == Path::new("/dev/ptmx") && around(targets, place).is_some_and(|around| around.source.is_none()) {
+        let reason = format!("config.mounts: {shown} cannot be mounted on {place:?}: that is a link to the terminals'");
+        return Some((ErrorKind::InvalidArgument, reason));
+    }
+    if let Some(link) = link_in_dev(targets, place) {
+        let reason = format!("config.mounts: {shown} cannot be mounted on {place:?}: {link:?} is a link");
+        return Some((ErrorKind::InvalidArgument, reason));
+    }
     let reason = match look(targets, spec, place) {
         Ok(found) if found.is_dir() == folder => return None,
         Ok(_) if folder => format!("the folder {shown} cannot be mounted on {place:?}, which is none in the container"),
@@ -121,6 +129,17 @@ fn impossible(targets: &[Target], spec: &CreateSpec, target: &Target) -> Option<
         }
         Some(_) if by_device() => (ErrorKind::FailedPrecondition, format!("config.CDI_devices: {reason}")),
         _ => (ErrorKind::InvalidArgument, format!("config.mounts: {reason}")),
+    })
+}
+
+/// The link that a place in a /dev of the client's leads through.
+fn link_in_dev(targets: &[Target], place: &Path) -> Option<PathBuf> {
+    let dev = targets.iter().find(|target| target.place == Path::new("/dev"))?;
+    let (mut at, mut shown) = (dev.source.clone()?, dev.place.clone());
+    place.strip_prefix(&dev.place).ok()?.iter().find_map(|part| {
+        at.push(part);
+        shown.push(part);
+        at.is_symlink().then(|| shown.clone())
     })
 }
 

@@ -17,10 +17,11 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use serde_json::{Value, json};
 
+use super::nodes::Device;
 use super::targets::{self, Target};
 use super::{attempt, failure, rootfs};
 use crate::sys::mounts;
@@ -52,16 +53,6 @@ struct Attributes {
     flags: MountAttrFlags,
     /// Read-only with all that is mounted below.
     recursive: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Device {
-    node: PathBuf,
-    kind: FileType,
-    numbers: (u32, u32),
-    mode: u32,
-    /// As the host numbers them; what is its root's is nobody's inside.
-    owner: (u32, u32),
 }
 
 impl Way {
@@ -113,7 +104,7 @@ impl Way {
         }
         for (device, inside) in &devices {
             let mut mount = json!({ "destination": inside });
-            bind(&mut mount, &device.node);
+            bind(&mut mount, &device.path);
             list.push(mount);
         }
         let devices = devices.into_iter().map(|(device, _)| device).collect();
@@ -157,17 +148,9 @@ impl Way {
             let mounted = mounts::file_system(kind, &[], *flags).and_then(|tree| mounts::attach(tree, path));
             attempt(mounted, || format!("mounting {kind} on {path:?}"))?;
         }
-        devices.iter().try_for_each(|device| attempt(device.make(), || format!("making {:?}", device.node)))
-    }
-}
-
-impl Device {
-    fn make(&self) -> rustix::io::Result<()> {
-        let mode = Mode::from_raw_mode(self.mode);
-        let number = rustix::fs::makedev(self.numbers.0, self.numbers.1);
-        rustix::fs::mknodat(CWD, &self.node, self.kind, mode, number)?;
-        rustix::fs::chmod(&self.node, mode)?;
-        rustix::fs::chown(&self.node, Some(Uid::from_raw(self.owner.0)), Some(Gid::from_raw(self.owner.1)))
+        devices.iter().try_for_each(|device| {
+            attempt(device.make(CWD, device.path.as_os_str()), || format!("making {:?}", device.path))
+        })
     }
 }
 
@@ -207,20 +190,7 @@ fn devices(config: &mut Value, place: &Path) -> Result<Vec<(Device, String)>, Fa
     let list = taken.as_ref().and_then(Value::as_array).into_iter().flatten();
     let wanted = list.filter(|device| device["path"].as_str().is_some_and(|path| !USUAL.contains(&path)));
     let one = |(index, device): (usize, &Value)| {
-        let number = |key: &str| device.get(key).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
-        let made = Device {
-            node: place.join(format!("device-{index}")),
-            kind: match device["type"].as_str()? {
-                "c" | "u" => FileType::CharacterDevice,
-                "b" => FileType::BlockDevice,
-                "p" => FileType::Fifo,
-                _ => return None,
-            },
-            numbers: (number("major").unwrap_or(0), number("minor").unwrap_or(0)),
-            mode: number("fileMode").unwrap_or(0o666) & 0o777,
-            owner: (number("uid").unwrap_or(0), number("gid").unwrap_or(0)),
-        };
-        Some((made, device["path"].as_str()?.to_owned()))
+        Some((Device::read(device, place.join(format!("device-{index}")))?, device["path"].as_str()?.to_owned()))
     };
     wanted.enumerate().map(|device| one(device).ok_or_else(|| invalid("linux.devices"))).collect()
 }
@@ -305,6 +275,7 @@ mod tests {
     use super::*;
     use crate::types::ContainerId;
     use crate::wire::{Confinement, Engine, Rootfs, StdioSpec};
+    use rustix::fs::FileType;
 
     const PLACE: &str = "/run/p/userns";
 
@@ -399,7 +370,7 @@ mod tests {
         });
         let way = plan(&mut config, Vec::new());
         let device = Device {
-            node: "/run/p/userns/device-0".into(),
+            path: "/run/p/userns/device-0".into(),
             kind: FileType::BlockDevice,
             numbers: (8, 1),
             mode: 0o660,

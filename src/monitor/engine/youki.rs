@@ -22,7 +22,7 @@ use super::listener::Listener;
 use super::spec::{self, Own};
 use super::users::PodUser;
 use super::{ExecStatus, Job, Streams, attempt, failure};
-use super::{capture::Capture, cgroup, devices, hierarchies, hygiene, resources, rootfs, stdio, targets};
+use super::{capture::Capture, cgroup, devices, hierarchies, hygiene, nodes, resources, rootfs, stdio, targets};
 use crate::types::{ErrorKind, chain};
 use crate::wire::{CreateSpec, Engine, Failure};
 
@@ -47,6 +47,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let cwd = program.cwd.clone();
         let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
         let late = late::take(&mut config);
+        let nodes = nodes::take(&mut config)?;
         let user = program.user.take().map(PodUser::open).transpose()?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
@@ -58,6 +59,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         hygiene::shed(program.oom_score_adj, spec.confinement.selinux_label.as_deref())?;
         give(owner, &streams)?;
         rootfs::prepare(spec, if user.is_some() { &targets } else { &[] }).map_err(blame)?;
+        nodes::make(&nodes, &config, spec.rootfs.idmap.as_ref())?;
         // A folder cannot be mounted there, which is to be told as such.
         let late = late.iter().map(Late::open).collect::<Result<_, _>>()?;
         let rules = config.pointer("/linux/resources/devices").cloned();
