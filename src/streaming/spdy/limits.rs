@@ -46,14 +46,14 @@ pub struct Limits {
     pub drain: Duration,
     /// How long a peer is waited for that has been told goodbye.
     pub linger: Duration,
-    /// Whether the peer heeds windows.
+    /// Whether a client heeds windows.
     pub windows: Windows,
     /// Whether header blocks are sent compressed. It costs 300 KiB of memory for as long as the connection
     /// lasts, so only one that sends many headers should.
     pub compress: bool,
 }
 
-/// Whether a peer heeds the windows of flow control; see the [module](super) on why it may not.
+/// Whether a client heeds the windows of flow control; see the [module](super) on why it may not. A server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Windows {
     /// From the moment on when it sends a WINDOW_UPDATE, or a SETTINGS with the initial window.

@@ -137,7 +137,8 @@ impl Core {
             next_own: if role == Role::Client { 1 } else { 2 },
             peers: 0,
             peer_allows: usize::MAX,
-            windowed: limits.windows == Windows::Enforce,
+            // What a client sends before the server's SETTINGS have come would be too much for one that heeds windows.
+            windowed: role == Role::Client || limits.windows == Windows::Enforce,
             peer_initial: INITIAL_WINDOW.into(),
             send_window: INITIAL_WINDOW.into(),
             receive_window: limits.buffer.into(),

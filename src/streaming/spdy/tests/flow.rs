@@ -47,6 +47,18 @@ async fn a_peer_that_heeds_windows_is_sent_no_more_than_it_grants() {
     assert!(soon(writer).await.unwrap() < 65536 + 1050 + Limits::default().send_buffer + 10_000);
 }
 
+/// The server's first word may come late.
+#[tokio::test]
+async fn a_client_keeps_to_the_first_window_until_it_is_granted_more() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let ((handle, _incoming), mut raw) = (Connection::client(near, Limits::default()), Raw::new(far));
+    let mut stream = handle.open(Headers::new().with("streamtype", "data"), false).unwrap();
+    let writer = tokio::spawn(async move { stream.write_all(&vec![7; 1 << 20]).await });
+    assert!(matches!(soon(raw.next()).await, Got::Frame(Frame::SynStream { stream: 1, .. })));
+    assert_eq!(settle(&mut raw).await, 65536);
+    writer.abort();
+}
+
 #[tokio::test]
 async fn an_end_needs_no_window() {
     let (_server, mut incoming, mut raw) = server(Limits::default());

@@ -100,7 +100,7 @@ fn server(limits: Limits) -> (Handle, Incoming, Raw) {
 /// A server, and a client to it.
 fn pair(limits: Limits) -> ((Handle, Incoming), (Handle, Incoming)) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let client = Limits { windows: Windows::Enforce, compress: true, ..limits.clone() };
+    let client = Limits { compress: true, ..limits.clone() };
     (Connection::server(near, limits), Connection::client(far, client))
 }
 
