@@ -99,12 +99,11 @@ fn place(mount: &Value) -> Option<&Path> {
 /// `clients`: /dev is.
 fn of(mount: &Value, clients: bool, led: impl Fn(&Path) -> bool) -> Option<Late> {
     let place = place(mount)?;
-    let is = |name: &&str| place == Path::new(name);
     let way = match () {
         // In a folder of the client's no link may be touched.
         () if clients && place.starts_with(DEV) => Way::Plain,
         () if LINKS.iter().any(|link| place.starts_with(link)) => Way::Replacing,
-        () if place.starts_with(DEV) && !EARLY.iter().any(|early| is(early)) => Way::Plain,
+        () if place.starts_with(DEV) && !EARLY.iter().any(|early| place == Path::new(early)) => Way::Plain,
         () if led(place) => Way::Links,
         () => return None,
     };
