@@ -79,6 +79,27 @@ async fn a_device_brings_all_that_its_file_says() {
 }
 
 #[tokio::test]
+async fn a_dev_of_a_device_hides_nothing_that_goes_into_it() {
+    let (node, low, _) = node_with("").await;
+    let base = low.parent().unwrap();
+    let (dev, file) = (base.join("dev"), base.join("file"));
+    fs::create_dir(&dev).unwrap();
+    fs::write(dev.join("mark"), "").unwrap();
+    fs::write(&file, "mine\n").unwrap();
+    let edits = serde_json::json!({"mounts": [{"hostPath": dev, "containerPath": "/dev", "options": ["rbind"]}]});
+    let devices = serde_json::json!([{"name": "0", "containerEdits": edits}]);
+    let text = serde_json::json!({"cdiVersion": "0.7.0", "kind": "vendor.com/dev", "devices": devices});
+    fs::write(low.join("dev.json"), text.to_string()).unwrap();
+    let pod = node.up(node.pod("dev")).await;
+    let mut config = node.sh("c", "ls -A /dev; echo x > /dev/shm/x; cat /dev/shm/x /dev/mine");
+    config.mounts = vec![specs::bind(&file, "/dev/mine")];
+    let (code, out) = node.outcome(&pod, asked(config, &["vendor.com/dev=0"])).await;
+    assert_eq!((code, out.as_str()), (0, "mark\nmine\nshm\nx\nmine\n"));
+    assert!(!dev.join("shm/x").exists(), "it is the pod's");
+    end(node, &low).await;
+}
+
+#[tokio::test]
 async fn files_may_come_and_go_and_be_bad() {
     let (node, low, high) = node_with("").await;
     let file = |value: &str| {

@@ -218,7 +218,193 @@ async fn devices_that_would_land_elsewhere(handler: &str) {
     node.finish().await;
 }
 
+/// Images and mounts by which /dev, reached by its name as the host sees it, would be a folder of the host's: one that
+/// is there in the image, too.
+async fn a_dev_that_leads_away(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let registry = FakeRegistry::start(Access::Anonymous).await;
+    let (victim, volume) = (node.dir().join("victim"), node.dir().join("volume"));
+    fs::create_dir(&victim).unwrap();
+    for name in ["ptmx", "other"] {
+        fs::write(victim.join(name), "mine").unwrap();
+    }
+    let path = victim.to_str().unwrap().trim_start_matches('/');
+    let climb = format!("{}{path}", "../".repeat(12));
+    let tree = || {
+        let above = path.match_indices('/').map(|(end, _)| &path[..end]);
+        above.chain([path]).fold(Tar::new(), |tar, folder| tar.dir(folder, 0o755))
+    };
+    let images = [
+        ("absolute", tree().symlink("dev", victim.to_str().unwrap())),
+        ("relative", tree().symlink("dev", &climb)),
+        ("file", tree().file("dev", "")),
+        ("sys", tree().symlink("sys", "/")),
+        ("links", tree().symlink("way", "/").symlink("later", "new/..").symlink("devices", "/dev")),
+    ];
+    let images =
+        images.map(|(tag, tar)| registry.push("dev", tag, &Made::new(vec![Layer::busybox(), tar.gzip()], json!({}))));
+    for reference in &images {
+        node.try_pull(reference, None).await.unwrap();
+    }
+    // A volume whose /dev leads there, over the root folder; and one in which the way to the other is a link to that.
+    fs::create_dir(&volume).unwrap();
+    std::os::unix::fs::symlink(&victim, volume.join("dev")).unwrap();
+    let shared = node.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    std::os::unix::fs::symlink("/", shared.join("way")).unwrap();
+    let pod = up(&node, handler, "away").await;
+    let bind = |place: &str| vec![specs::bind(&volume, place)];
+    let both = |first: &str, place: &str| vec![specs::bind(&shared, first), specs::bind(&volume, place)];
+    let [absolute, relative, file, sys, links] = &images;
+    let cases = [
+        (absolute, vec![], Some("/dev")),
+        (relative, vec![], Some("/dev")),
+        (file, vec![], Some("/dev")),
+        (sys, vec![], Some("/sys")),
+        (links, bind("/"), Some("container_path")),
+        (links, bind("/way"), Some("/way")),
+        (links, both("/new", "/later"), Some("/later")),
+        (links, bind("/devices"), Some("/devices")),
+        (links, both("/shared", "/shared/way"), None),
+    ];
+    for (number, (reference, mounts, told)) in cases.into_iter().enumerate() {
+        let mut config = node.sh(&format!("c{number}"), "true");
+        config.image = Some(specs::image(reference));
+        config.mounts = mounts;
+        let answer = attempt(&node, &pod, config).await;
+        match told {
+            // Runtime binaries find their own way through what is not there yet.
+            Some(told) if handler == "youki" || told != "/later" => refused(answer, Code::InvalidArgument, &[told]),
+            None if handler == "youki" => assert!(answer.is_err(), "case {number}"),
+            _ => {}
+        }
+        let mut left: Vec<_> = fs::read_dir(&victim).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["other", "ptmx"], "case {number}");
+        assert_eq!(fs::read_to_string(victim.join("ptmx")).unwrap(), "mine", "case {number}");
+    }
+    node.finish().await;
+}
+
+/// Nodes are made in the container's own /dev only, and a mount of the client's there has what it has.
+async fn devices_and_mounts_at_one_place(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "both").await;
+    let (bus, net) = (node.dir().join("bus"), node.dir().join("net"));
+    for folder in [&bus, &net] {
+        fs::create_dir(folder).unwrap();
+    }
+    host::run("mknod", &["-m", "666", &net.join("tun").to_string_lossy(), "c", "1", "5"]);
+    let null = node.dir().join("null");
+    host::run("mknod", &["-m", "666", &null.to_string_lossy(), "c", "1", "3"]);
+    // Twice, as what the first one left behind must not be in the way of the next.
+    for round in ["one", "two"] {
+        let script = "head -c 3 /dev/net/tun | wc -c; echo x > /dev/mine && echo written; head -c 2 /dev/deep/er/zero | wc -c; \
+                      stat -c %a /dev/deep/er/zero";
+        let mut config = node.sh(round, script);
+        config.mounts =
+            vec![specs::bind(&bus, "/dev/bus/usb"), specs::bind(&net, "/dev/net"), specs::bind(&null, "/dev/mine")];
+        config.devices = vec![
+            device("/dev/bus/usb/001/002", "/dev/zero"),
+            device("/dev/net/tun", "/dev/zero"),
+            device("/dev/mine", "/dev/null"),
+            device("/dev/deep/er/zero", "/dev/zero"),
+        ];
+        if handler == "youki" {
+            assert_eq!(node.outcome(&pod, config).await, (0, "3\nwritten\n2\n666\n".to_owned()), "{round}");
+            assert_eq!(fs::read_dir(&bus).unwrap().count(), 0, "nothing is made in the volume");
+        } else {
+            let _ = attempt(&node, &pod, config).await;
+        }
+    }
+    for (number, path) in ["/dev", "/dev/"].into_iter().enumerate() {
+        let mut config = node.sh(&format!("dev{number}"), "true");
+        config.devices = vec![device(path, "/dev/null")];
+        refused(attempt(&node, &pod, config).await, Code::InvalidArgument, &["container_path", "/dev"]);
+    }
+    // The host's own places beside all of its devices, as agents of devices have it.
+    let mut config = node.sh("privileged", "[ -c /dev/kmsg ] && [ -d /dev/net ] && echo there");
+    config.mounts = vec![specs::bind("/dev/kmsg", "/dev/kmsg"), specs::bind(&net, "/dev/net")];
+    specs::security(&mut config).privileged = true;
+    if handler == "youki" {
+        assert_eq!(node.outcome(&privileged(&node, handler).await, config).await, (0, "there\n".to_owned()));
+    }
+    node.finish().await;
+}
+
+async fn privileged(node: &Node, handler: &str) -> Pod {
+    let mut config = node.pod("privileged");
+    config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
+    node.run_pod(config, handler).await.unwrap()
+}
+
+/// A /dev of the client's that may not be written to, with mounts for which nothing is there.
+async fn a_read_only_dev(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "read-only").await;
+    let (file, inner) = (node.dir().join("file"), node.dir().join("inner"));
+    fs::write(&file, "").unwrap();
+    fs::create_dir(&inner).unwrap();
+    for (name, recursive) in [("ro", false), ("rro", true)] {
+        let dev = node.dir().join(name);
+        fs::create_dir(&dev).unwrap();
+        host::run("mknod", &["-m", "666", &dev.join("null").to_string_lossy(), "c", "1", "3"]);
+        std::os::unix::fs::symlink("elsewhere", inner.join("fd")).unwrap();
+        let script = "(: > /dev/x) 2>&1 | grep -c 'ead-only'; echo bye > /dev/termination-log; echo x > /dev/shm/x; echo x > /dev/in/x; cat /dev/in/x";
+        let mut config = node.sh(name, script);
+        config.mounts = vec![
+            Mount { readonly: true, recursive_read_only: recursive, ..specs::bind(&dev, "/dev") },
+            specs::bind(&file, "/dev/termination-log"),
+            specs::bind(&inner, "/dev/in"),
+        ];
+        if handler == "youki" {
+            assert_eq!(node.outcome(&pod, config).await, (0, "1\nx\n".to_owned()), "{name}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), "bye\n");
+        }
+        fs::remove_file(inner.join("fd")).unwrap();
+    }
+    // A link in a volume at a link's place is the client's own.
+    std::os::unix::fs::symlink("elsewhere", inner.join("fd")).unwrap();
+    let mut config = node.sh("fd", "true");
+    config.mounts = vec![specs::bind(&inner, "/dev/fd"), specs::bind(&file, "/dev/fd/fd")];
+    let answer = attempt(&node, &pod, config).await;
+    if handler == "youki" {
+        assert!(answer.is_err(), "a link is in the way");
+        assert!(inner.join("fd").is_symlink());
+    }
+    node.finish().await;
+}
+
+/// Mounts that lie in others, and a program that works in one.
+async fn mounts_within_mounts(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "within").await;
+    let (outer, inner, file) = (node.dir().join("outer"), node.dir().join("inner"), node.dir().join("file"));
+    for folder in [&outer, &inner] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::write(&file, "file\n").unwrap();
+    fs::write(inner.join("mark"), "inner\n").unwrap();
+    let mut config =
+        node.sh("c", "pwd; cat mark; cat /outer/file; (echo x > /outer/in/y) 2>/dev/null || echo kept; ls /etc/hosts");
+    config.working_dir = "/outer/in".to_owned();
+    config.mounts = vec![
+        Mount { readonly: true, ..specs::bind(&inner, "/outer/in") },
+        specs::bind(&outer, "/outer"),
+        specs::bind(&file, "/outer/file"),
+    ];
+    specs::security(&mut config).readonly_rootfs = true;
+    let (code, out) = node.outcome(&pod, config).await;
+    assert_eq!((code, out.as_str()), (0, "/outer/in\ninner\nfile\nkept\n/etc/hosts\n"));
+    assert!(!inner.join("y").exists());
+    node.finish().await;
+}
+
 with_each_handler!({
+    a_dev_that_leads_away,
+    devices_and_mounts_at_one_place,
+    a_read_only_dev,
+    mounts_within_mounts,
     the_hosts_sys,
     files_over_the_links_in_dev,
     a_dev_of_the_hosts,

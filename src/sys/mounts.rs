@@ -116,6 +116,11 @@ pub fn set_tree_attributes(tree: impl AsFd, attributes: MountAttrFlags) -> io::R
     setattr(tree.as_fd(), 0, &libc::mount_attr { attr_set: u64::from(attributes.bits()), ..none() })
 }
 
+/// Takes that back from a mount of this process's own, without those below it.
+pub fn set_writable(tree: impl AsFd) -> io::Result<()> {
+    setattr(tree.as_fd(), 0, &libc::mount_attr { attr_clr: libc::MOUNT_ATTR_RDONLY, ..none() })
+}
+
 /// Makes the mount that `path` is the root of read-only, with all that is mounted below it.
 pub fn set_read_only_below(path: &Path) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

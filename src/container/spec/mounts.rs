@@ -133,18 +133,19 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Mounts, SpecError> {
             json!({ "destination": mount.container_path, "type": "bind", "source": source, "options": options });
         list.push(entry);
     }
-    let at = |list: &[Value], place: &str| {
-        list.iter().position(|mount| mount["destination"].as_str().map(Path::new) == Some(Path::new(place)))
-    };
-    if let (Some(shm), Some(dev)) = (at(&list, SHM), at(&list, "/dev"))
-        && shm < dev
-        && let Some(part) = list.get_mut(shm..=dev)
-    {
-        part.rotate_left(1);
-    }
     for (index, mount) in inputs.edits.mounts.iter().enumerate() {
         list.retain(|known| known["destination"] != json!(mount.destination));
         list.push(edit(inputs, mount, index, &mut staged));
+    }
+    // A /dev of the client's, or of a device, comes before what goes into it.
+    let is_dev =
+        |mount: &Value| mount["destination"].as_str().is_some_and(|place| Path::new(place) == Path::new("/dev"));
+    let in_dev =
+        |mount: &Value| mount["destination"].as_str().is_some_and(|place| Path::new(place).starts_with("/dev"));
+    if let (Some(first), Some(dev)) = (list.iter().position(in_dev), list.iter().position(is_dev))
+        && let Some(part) = list.get_mut(first..=dev)
+    {
+        part.rotate_right(1);
     }
     let any = |wanted| asked.iter().any(|mount| mount.propagation == wanted);
     let root_propagation = if any(Propagation::Bidirectional) {
@@ -168,6 +169,13 @@ fn image_tree(inputs: &Inputs<'_>, mount: &Mount, name: &str) -> Result<ImageTre
 pub(super) fn keep_clear(nodes: &[Node], mounts: &[Value]) -> Result<(), SpecError> {
     let places = || mounts.iter().filter_map(|mount| mount["destination"].as_str().map(Path::new));
     for path in nodes.iter().filter_map(|node| node.device["path"].as_str().map(Path::new)) {
+        if path == Path::new("/dev") {
+            return Err(SpecError {
+                field: "config.devices.container_path",
+                value: "/dev".to_owned(),
+                reason: "that is the folder of all devices",
+            });
+        }
         let meets = |place: &Path| path.starts_with(place) || place.starts_with(path);
         if !path.starts_with("/dev") && places().any(meets) {
             return Err(SpecError {

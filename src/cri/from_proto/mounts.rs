@@ -63,7 +63,7 @@ pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount
     let mount = Mount {
         container_path: outside_proc(
             &at.field("container_path"),
-            absolute(&at.field("container_path"), container_path)?,
+            below_root(&at.field("container_path"), absolute(&at.field("container_path"), container_path)?)?,
             &host_path,
         )?,
         host_path: if image.is_some() { host_path } else { absolute(&host_at, host_path)? },
@@ -85,6 +85,12 @@ pub fn mount(at: &At<'_>, from: proto::Mount, handlers: &[&str]) -> Result<Mount
         }
     })?;
     Ok(mount)
+}
+
+/// Nothing may lie over the root folder: that is the image's.
+fn below_root(at: &At<'_>, path: String) -> Result<String, DecodeError> {
+    let is_root = path.split('/').all(|part| matches!(part, "" | "."));
+    if is_root { Err(at.bad(path, "nothing may be mounted over the root folder")) } else { Ok(path) }
 }
 
 /// Nothing may lie over /proc: what the runtime writes there must reach the kernel. Its own files are fine.
@@ -171,6 +177,8 @@ mod tests {
         refused(|m| m.container_path = "data".into(), "m.container_path");
         refused(|m| m.container_path = "/data/../etc".into(), "m.container_path");
         refused(|m| m.container_path = String::new(), "m.container_path");
+        refused(|m| m.container_path = "/".into(), "m.container_path");
+        refused(|m| m.container_path = "//./".into(), "m.container_path");
         refused(|m| m.host_path = String::new(), "m.host_path");
         refused(|m| m.host_path = "srv".into(), "m.host_path");
         refused(|m| m.propagation = 3, "m.propagation");

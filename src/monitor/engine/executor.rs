@@ -25,16 +25,16 @@ use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::job::ALIVE;
 use super::labels::Labels;
 use super::late::Opened;
 use super::listener::Listener;
+use super::nodes::Device;
 use super::spec::Program;
-use super::users::Joining;
-use super::{attempt, failure, passwd, rootfs};
+use super::users::{Joining, with_files_of};
+use super::{attempt, failure, nodes, passwd, rootfs};
 use crate::sys::lsm::Attributes;
 use crate::sys::{caps, exec, fork, mounts, seccomp};
 use crate::types::ErrorKind;
@@ -59,6 +59,7 @@ pub(super) struct Confined {
     read_only: Option<&'static Path>,
     labels: Option<Rc<Labels>>,
     late: Rc<[Opened]>,
+    nodes: Rc<[Device]>,
     uid: u32,
     capabilities: Capabilities,
     no_new_privs: bool,
@@ -132,6 +133,7 @@ impl Confined {
             read_only: None,
             labels: program.labels.map(Rc::new),
             late: Rc::new([]),
+            nodes: Rc::new([]),
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
             no_new_privs: confinement.no_new_privs,
@@ -156,6 +158,11 @@ impl Confined {
     /// Mounts that come after all of libcontainer's.
     pub(super) fn with_late(self, late: Vec<Opened>) -> Self {
         Self { late: late.into(), ..self }
+    }
+
+    /// Devices that are made in the container's own /dev, before those mounts.
+    pub(super) fn with_nodes(self, nodes: Vec<Device>) -> Self {
+        Self { nodes: nodes.into(), ..self }
     }
 
     /// Makes a mount of the container read-only, with all that is mounted below it: libcontainer leaves each
@@ -206,6 +213,16 @@ impl Confined {
         Ok(())
     }
 
+    /// The working directory may lie in what is mounted last.
+    fn cwd_is_late(&self) -> bool {
+        self.late.iter().any(|mount| mount.concerns(&self.cwd))
+    }
+
+    /// Root's ids inside, as the host numbers them.
+    fn root(&self) -> (u32, u32) {
+        self.user.as_ref().map_or((0, 0), |user| user.root())
+    }
+
     fn no_cwd(&self, error: &io::Error) -> Failure {
         failure(ErrorKind::InvalidArgument, format!("working directory {:?}: {error}", self.cwd))
     }
@@ -225,8 +242,15 @@ impl Confined {
         if let Some(labels) = &self.labels {
             labels.apply().map_err(because("labelling the container's own mounts"))?;
         }
+        nodes::make_inside(&self.nodes, self.root())?;
         for mount in &*self.late {
-            mount.attach().map_err(because("mounting in /dev"))?;
+            mount.attach(self.root()).map_err(|error| mount.failed(&error))?;
+        }
+        for mount in &*self.late {
+            mount.finish().map_err(|error| mount.failed(&error))?;
+        }
+        if self.cwd_is_late() {
+            self.enter_cwd().map_err(|error| self.no_cwd(&error))?;
         }
         if let Some(label) = &self.label {
             label.apply()?;
@@ -294,7 +318,7 @@ impl Confined {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty())?;
         let folder = if self.init.is_some() {
-            let owner = self.user.as_ref().map_or((0, 0), |user| user.root());
+            let owner = self.root();
             match rootfs::make_folder(&root, &self.cwd, owner) {
                 // In an idmapped volume only who exists in the user namespace can make anything.
                 Err(error) if error.raw_os_error() == Some(libc::EOVERFLOW) => {
@@ -321,6 +345,9 @@ impl Executor for Confined {
         if let Some(result) = self.init {
             fork::close(result);
         }
+        if self.cwd_is_late() {
+            return Ok(());
+        }
         self.enter_cwd().map_err(|error| ExecutorValidationError::ArgValidationError(self.no_cwd(&error).message))
     }
 
@@ -336,18 +363,6 @@ impl Executor for Confined {
         let _ = rustix::io::write(self.status(), &[ALIVE]);
         self.finish()
     }
-}
-
-/// Does `work` as this user and group of the host's where files are concerned, with all capabilities still. For a
-/// process of the host's root.
-fn with_files_of<T>((uid, gid): (u32, u32), work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let all = caps::permitted()?;
-    let own = (setfsuid(Uid::from_raw(uid)), setfsgid(Gid::from_raw(gid)));
-    // The kernel has just taken those that have to do with files.
-    let done = caps::set(all, all, 0).and_then(|()| work());
-    setfsgid(own.1);
-    setfsuid(own.0);
-    done
 }
 
 fn because(what: &'static str) -> impl Fn(io::Error) -> Failure {

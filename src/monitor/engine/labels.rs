@@ -73,7 +73,7 @@ impl Labels {
 }
 
 /// Magic number of the file system that a file is on.
-fn kind(file: impl std::os::fd::AsFd) -> io::Result<u64> {
+pub(super) fn kind(file: impl std::os::fd::AsFd) -> io::Result<u64> {
     #[expect(clippy::cast_sign_loss, reason = "a magic number; its type differs between architectures")]
     let kind = rustix::fs::fstatfs(file)?.f_type as u64;
     Ok(kind)

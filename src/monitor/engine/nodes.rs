@@ -1,6 +1,8 @@
-//! Device nodes that are made here. Those outside /dev are: libcontainer makes none there, and runtime binaries follow
-//! the image's links on the way. They are made in the root file system before anything is mounted in it, by folders
-//! only, so that a node lies where it was asked for or nowhere.
+//! Device nodes that are made here, by folders only, so that a node lies where it was asked for or nowhere. Those
+//! outside /dev: libcontainer makes none there, and runtime binaries follow the image's links on the way; they are made
+//! in the root file system before anything is mounted in it. And with libcontainer those in /dev, which it would make
+//! by names as the host sees them, also in what clients have mounted there: they are made by init in the container's
+//! own /dev, before anything of a client's lies in it, and a mount of the client's in their place covers them.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,6 +15,12 @@ use serde_json::Value;
 use super::{attempt, failure, rootfs};
 use crate::types::ErrorKind;
 use crate::wire::{Failure, IdMaps};
+
+const DEV: &str = "/dev";
+/// Nodes that libcontainer makes in /dev, or takes away again.
+const LIBCONTAINERS: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "console", "ptmx"];
+/// Links that it makes there, and what has no room for nodes.
+const TAKEN: [&str; 7] = ["fd", "stdin", "stdout", "stderr", "kcore", "pts", "mqueue"];
 
 /// What is to be made.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,8 +82,54 @@ pub(super) fn take(config: &mut Value) -> Result<Vec<Device>, Failure> {
     Ok(taken)
 }
 
+/// Takes those that are for /dev out of a spec for libcontainer, but for the ones that it makes itself.
+pub(super) fn take_inside(config: &mut Value) -> Result<Vec<Device>, Failure> {
+    let clients = config["mounts"].as_array().is_some_and(|mounts| {
+        mounts.iter().any(|mount| mount["type"] == "bind" && mount["destination"].as_str().is_some_and(is_dev))
+    });
+    let Some(list) = config.pointer_mut("/linux/devices").and_then(Value::as_array_mut) else { return Ok(Vec::new()) };
+    let mut taken = Vec::new();
+    for device in list.extract_if(.., |device| !device["path"].as_str().is_some_and(is_libcontainers)) {
+        let bad = |reason: &str| {
+            let path = device["path"].as_str().unwrap_or_default();
+            let text = format!("config.devices.container_path {path:?} (or a CDI device's): {reason}");
+            failure(ErrorKind::InvalidArgument, text)
+        };
+        let path: PathBuf = device["path"].as_str().map(Path::new).into_iter().flat_map(Path::components).collect();
+        match path.strip_prefix(DEV).ok().and_then(|inside| inside.iter().next()) {
+            None => return Err(bad("that is the folder of all devices")),
+            Some(first) if TAKEN.iter().any(|name| first == *name) => {
+                return Err(bad("something that every container has is there"));
+            }
+            Some(_) => {}
+        }
+        taken.push(Device::read(&device, path).ok_or_else(|| bad("that is no valid device"))?);
+    }
+    // A /dev of the client's has what it has.
+    Ok(if clients { Vec::new() } else { taken })
+}
+
+/// Makes them, inside the container.
+pub(super) fn make_inside(devices: &[Device], owner: (u32, u32)) -> Result<(), Failure> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = attempt(rustix::fs::open("/", flags, Mode::empty()), || "opening the root folder".to_owned())?;
+    devices.iter().try_for_each(|device| attempt(place(device, &root, owner), || format!("device {:?}", device.path)))
+}
+
+fn is_dev(path: &str) -> bool {
+    Path::new(path) == Path::new(DEV)
+}
+
+fn is_libcontainers(path: &str) -> bool {
+    let inside = Path::new(path).strip_prefix(DEV);
+    inside.is_ok_and(|inside| LIBCONTAINERS.iter().any(|name| inside == Path::new(name)))
+}
+
 fn in_dev(path: &str) -> bool {
-    Path::new(path).starts_with("/dev")
+    Path::new(path).starts_with(DEV)
 }
 
 /// Makes them in the root file system that `config` names, while nothing is mounted in there yet. Folders on the way
@@ -141,6 +195,23 @@ mod tests {
         assert_eq!(config["linux"]["devices"], json!([zero("/dev/x")]));
         assert_eq!(take(&mut json!({})).unwrap(), []);
         assert!(take(&mut json!({ "linux": { "devices": [{ "path": "/opt/x" }] } })).is_err());
+    }
+
+    #[test]
+    fn libcontainer_makes_none_in_dev_but_its_own() {
+        let take = |paths: &[&str], mounts: Value| {
+            let devices: Vec<_> = paths.iter().map(|path| zero(path)).collect();
+            let mut config = json!({ "linux": { "devices": devices }, "mounts": mounts });
+            let taken: Vec<_> = take_inside(&mut config)?.into_iter().map(|device| device.path).collect();
+            Ok::<_, Failure>((taken, config["linux"]["devices"].as_array().unwrap().len()))
+        };
+        let paths = ["/dev/null", "/dev/ptmx", "/dev/x", "/dev/net/tun"];
+        assert_eq!(take(&paths, json!([])).unwrap(), (vec!["/dev/x".into(), "/dev/net/tun".into()], 2));
+        assert_eq!(take(&paths, json!([{ "destination": "/dev/", "type": "bind" }])).unwrap(), (vec![], 2));
+        for path in ["/dev", "/dev/", "/dev/fd", "/dev/fd/3", "/dev/pts/0", "/dev/kcore"] {
+            let failed = take(&[path], json!([])).unwrap_err();
+            assert!(failed.kind == ErrorKind::InvalidArgument && failed.message.contains(path), "{failed:?}");
+        }
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<Job, Failure
             Some(maps) => Way::plan(&mut config, spec, maps, call.place()?).and_then(|way| way.open()),
         };
         prepared.map_err(blame)?;
+        let root = config.pointer("/root/path").and_then(Value::as_str).unwrap_or_default();
+        targets::settle(&targets, Path::new(root))?;
         nodes::make(&nodes, &config, spec.rootfs.idmap.as_ref())?;
         let bundle =
             if fitted || !nodes.is_empty() || spec.rootfs.idmap.is_some() { &call.folder } else { &spec.bundle };

@@ -2,11 +2,11 @@
 //! the host's root, whose files nobody inside may touch. And why it cannot be, where it cannot.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use serde_json::Value;
 
@@ -48,8 +48,23 @@ pub(super) fn of(config: &Value) -> Vec<Target> {
     mounts.filter_map(target).collect()
 }
 
+/// Whether an image's /dev is the container's own: libcontainer reaches it by its name as the host sees it.
+fn check_dev(mountpoint: &Path) -> Result<(), Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = attempt(rustix::fs::open(mountpoint, flags, Mode::empty()), || format!("opening {mountpoint:?}"))?;
+    match rustix::fs::statat(&root, "dev", AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) if !FileType::from_raw_mode(found.st_mode).is_dir() => {
+            let reason = "the image's /dev is no folder but a file or a link: no container can be made of it";
+            Err(super::failure(ErrorKind::InvalidArgument, reason))
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => attempt(Err(error), || "looking at the image's /dev".to_owned()),
+    }
+}
+
 /// Makes them where they are missing, in the root file system, or in the volume that they lie in.
 pub(super) fn make(targets: &[Target], spec: &CreateSpec, owner: (u32, u32)) -> Result<(), Failure> {
+    check_dev(&spec.rootfs.mountpoint)?;
     let in_own = |place: &Path| OWN.iter().any(|own| place.starts_with(own) && place != Path::new(own));
     for target in targets.iter().filter(|target| !in_own(&target.place)) {
         let made = match around(targets, &target.place) {
@@ -73,6 +88,48 @@ pub(super) fn make(targets: &[Target], spec: &CreateSpec, owner: (u32, u32)) -> 
 fn around<'a>(targets: &'a [Target], place: &Path) -> Option<&'a Target> {
     let above = |other: &&Target| place != other.place && place.starts_with(&other.place);
     targets.iter().filter(above).max_by_key(|other| other.place.components().count())
+}
+
+/// Where mounts go in a root file system that is complete and has nothing mounted in it yet: nothing may lie over the
+/// root, or by a link over /dev, which is reached by its name. The places of bind mounts that lead through others are
+/// given back: what lies in those may change at any time, and a way through them is safe in the container alone.
+pub(super) fn settle(targets: &[Target], mountpoint: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let invalid = |reason: String| Err(super::failure(ErrorKind::InvalidArgument, reason));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = attempt(rustix::fs::open(mountpoint, flags, Mode::empty()), || format!("opening {mountpoint:?}"))?;
+    let (mut before, mut led): (Vec<PathBuf>, _) = (OWN.iter().map(PathBuf::from).collect(), Vec::new());
+    for Target { place, source, .. } in targets {
+        let is_own = OWN.iter().any(|own| place == Path::new(own));
+        if !is_own && OWN.iter().any(|own| place.starts_with(own)) {
+            continue;
+        }
+        let real = real(&root, place);
+        match &real {
+            Some(real) if real == Path::new("/") => {
+                return invalid(format!("config.mounts.container_path {place:?}: that is the container's root folder"));
+            }
+            Some(real) if !is_own && (real == Path::new("/dev") || real.starts_with("/proc")) => {
+                return invalid(format!("config.mounts.container_path {place:?}: by links it leads to {real:?}"));
+            }
+            _ => {}
+        }
+        let through = |place: &Path| before.iter().any(|other| place.starts_with(other));
+        let unknown = real.is_none() && !FILES.iter().any(|file| place == Path::new(file));
+        if !is_own && source.is_some() && (unknown || through(place) || real.as_deref().is_some_and(through)) {
+            led.push(place.clone());
+        }
+        before.push(place.clone());
+        before.extend(real);
+    }
+    Ok(led)
+}
+
+/// What a path is without links in a root file system; `None`: nothing is there.
+fn real(root: &OwnedFd, place: &Path) -> Option<PathBuf> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = rustix::fs::openat2(root, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).ok()?;
+    let name = |file: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+    Some(Path::new("/").join(name(&found)?.strip_prefix(name(root)?).ok()?))
 }
 
 /// For a container that could not be made: if what was asked of it does not go with what is in it, that is why, and

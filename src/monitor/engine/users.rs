@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
+use nix::unistd::{setfsgid, setfsuid};
 use rustix::fs::{Mode, OFlags, Uid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use serde_json::{Value, json};
@@ -104,6 +105,18 @@ pub(super) fn assume(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     rustix::thread::set_keep_capabilities(false)?;
     let all = caps::permitted()?;
     caps::set(all, all, 0)
+}
+
+/// Does `work` as this user and group of the host's where files are concerned, with all capabilities still. For a
+/// process of the host's root.
+pub(super) fn with_files_of<T>((uid, gid): (u32, u32), work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let all = caps::permitted()?;
+    let own = (setfsuid(nix::unistd::Uid::from_raw(uid)), setfsgid(nix::unistd::Gid::from_raw(gid)));
+    // The kernel has just taken those that have to do with files.
+    let done = caps::set(all, all, 0).and_then(|()| work());
+    setfsgid(own.1);
+    setfsuid(own.0);
+    done
 }
 
 /// A file system that the host's root makes for the root inside.

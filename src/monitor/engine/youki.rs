@@ -46,8 +46,8 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let mut program = spec::for_libcontainer(&mut config, spec, own)?;
         let cwd = program.cwd.clone();
         let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
-        let late = late::take(&mut config);
         let nodes = nodes::take(&mut config)?;
+        let inside = nodes::take_inside(&mut config)?;
         let user = program.user.take().map(PodUser::open).transpose()?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
@@ -58,7 +58,9 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         };
         hygiene::shed(program.oom_score_adj, spec.confinement.selinux_label.as_deref())?;
         give(owner, &streams)?;
-        rootfs::prepare(spec, if user.is_some() { &targets } else { &[] }).map_err(blame)?;
+        rootfs::prepare(spec, &targets).map_err(blame)?;
+        let led = targets::settle(&targets, &spec.rootfs.mountpoint)?;
+        let late = late::take(&mut config, &led);
         nodes::make(&nodes, &config, spec.rootfs.idmap.as_ref())?;
         // A folder cannot be mounted there, which is to be told as such.
         let late = late.iter().map(Late::open).collect::<Result<_, _>>()?;
@@ -71,6 +73,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
             .for_init(result, user)
             .with_listener(listener)
             .with_late(late)
+            .with_nodes(inside)
             .with_read_only(read_only.filter(|_| hierarchies.is_none()));
         let container = captured(|| {
             let id = spec.container.as_str().to_owned();
