@@ -1,5 +1,6 @@
 //! `podwright run` and `podwright kubelet`: pods from manifests, over the socket.
 
+mod hands_off;
 mod leftovers;
 
 use std::fs::{self, File};

@@ -10,12 +10,12 @@ use super::{Driver, Outcome, container, node, nothing_left, pod, run};
 use crate::harness::{Node, cni, config, daemon, eventually, secs};
 
 /// What stands in one of the driver's folders.
-fn left(node: &Node, folder: &str) -> Vec<String> {
+pub(super) fn left(node: &Node, folder: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(node.dir().join("driver").join(folder)) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-fn no_folders(node: &Node) {
+pub(super) fn no_folders(node: &Node) {
     assert_eq!((left(node, "pods"), left(node, "logs")), (Vec::new(), Vec::new()));
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     let of_driver = node.dir().join("driver");
@@ -24,20 +24,20 @@ fn no_folders(node: &Node) {
 }
 
 /// The sandbox's uid, once the pod runs.
-async fn uid_of(node: &Node, name: &str) -> String {
+pub(super) async fn uid_of(node: &Node, name: &str) -> String {
     let pods = node.pods(PodSandboxFilter::default()).await;
     let metadata = pods.into_iter().filter_map(|pod| pod.metadata).find(|metadata| metadata.name == name);
     metadata.unwrap_or_else(|| panic!("no pod {name}")).uid
 }
 
-async fn rm(node: &Node, args: &[&str]) -> Outcome {
+pub(super) async fn rm(node: &Node, args: &[&str]) -> Outcome {
     let mut all = vec!["rm"];
     all.extend(args);
     Driver::start(node, "rm", &all).ends().await
 }
 
 /// Starts a pod, and leaves it to itself once it says "up": the driver is killed.
-async fn abandoned(node: &Node, name: &str, spec: &str) -> String {
+pub(super) async fn abandoned(node: &Node, name: &str, spec: &str) -> String {
     let path = node.dir().join(format!("{name}.yaml"));
     fs::write(&path, pod(name, spec)).unwrap();
     let driver = Driver::start(node, name, &["run", path.to_str().unwrap()]);
@@ -47,7 +47,7 @@ async fn abandoned(node: &Node, name: &str, spec: &str) -> String {
     uid_of(node, name).await
 }
 
-const FOREVER: &str = "trap 'echo bye; exit 0' TERM; echo up; while true; do sleep 0.1; done";
+pub(super) const FOREVER: &str = "trap 'echo bye; exit 0' TERM; echo up; while true; do sleep 0.1; done";
 
 #[tokio::test]
 async fn a_refused_pod_leaves_no_folders() {

@@ -13,7 +13,7 @@ use crate::types::{ErrorKind, HasKind};
 /// As kubelet: the limit for calls that only ask or do little.
 const SHORT: Duration = Duration::from_secs(120);
 /// As kubelet: the limit for making or unmaking a sandbox.
-const LONG: Duration = Duration::from_secs(240);
+pub(super) const LONG: Duration = Duration::from_secs(240);
 /// As kubelet: the largest answer taken, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -50,6 +50,11 @@ impl CriError {
             Self::Endpoint(_) => false,
             Self::Rpc { status, .. } => status.code() == Code::Unavailable || is_broken(status),
         }
+    }
+
+    /// Whether the runtime may be at work on it still.
+    pub fn may_go_on(&self) -> bool {
+        self.is_unavailable() || matches!(self.code(), Code::DeadlineExceeded | Code::Cancelled)
     }
 }
 

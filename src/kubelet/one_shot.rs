@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 
 use crate::proto;
 use crate::types::{ErrorKind, HasKind, chain, now_ns};
@@ -183,7 +182,10 @@ pub async fn run(
     }
     viewer.end().await;
     if options.remove {
-        teardown(&cri, &dirs, &pod, 0).await?;
+        match teardown(&cri, &dirs, &pod, 0, &claim).await {
+            Err(error) if result.is_err() => viewer.line(format!("cannot remove the pod: {}", chain(&error))).await,
+            gone => gone?,
+        }
         remove_shared_cgroups();
     } else if is_settled(&result) {
         match sandboxes_of(&cri, &job.uid).await {
@@ -216,12 +218,15 @@ async fn sandboxes_of(cri: &Cri, uid: &str) -> Result<Vec<proto::PodSandbox>, Cr
 /// Whether what the runtime has of the pod now is all that will come: a call that was given up may still be at work.
 fn is_settled(result: &Result<Outcome, WorkerError>) -> bool {
     let Err(WorkerError::Cri(error)) = result else { return true };
-    !error.is_unavailable() && !matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled)
+    !error.may_go_on()
 }
 
 /// Removes what was made for a pod that never came to be.
 async fn forget(claim: Claim, uid: String) -> Result<(), OneShotError> {
     let removed = tokio::task::spawn_blocking(move || {
+        let own = claim.made().iter().any(|folder| folder.ends_with(&uid));
+        let content = if own { volumes::remove_content(claim.folder()) } else { Ok(()) };
+        content?;
         let removed = claim.made().iter().map(|folder| volumes::remove_tree(folder)).collect::<Vec<_>>();
         remove_cgroups(&uid);
         remove_shared_cgroups();

@@ -11,7 +11,7 @@ use crate::types::{ErrorKind, HasKind};
 use super::client::{Cri, CriError};
 use super::one_shot::OWNER;
 use super::pod_worker::WorkerError;
-use super::record::{Claim, Record};
+use super::record::{Claim, Held, Record};
 use super::teardown::{PodRef, remove_shared_cgroups, teardown};
 use super::translate::{Dirs, labels};
 use super::volumes::VolumeError;
@@ -160,11 +160,14 @@ async fn one(cri: &Cri, options: &Options, record: &Record) -> Result<(), Remove
         return Err(RemoveError::Elsewhere { pod, endpoint: record.endpoint.clone() });
     }
     let folder = options.dirs.pods.join(&record.pod.uid);
-    let Some(_claim) = tokio::task::spawn_blocking(move || Claim::hold(&folder)).await?? else {
-        return Err(RemoveError::Busy { pod, pid: record.pid });
+    let claim = match tokio::task::spawn_blocking(move || Claim::hold(&folder)).await?? {
+        Held::Mine(claim) => claim,
+        Held::Others => return Err(RemoveError::Busy { pod, pid: record.pid }),
+        // It goes last: another rm has just removed the pod.
+        Held::Gone => return Ok(()),
     };
     let grace = options.grace.unwrap_or(record.grace);
-    let gone = teardown(cri, &options.dirs, &record.pod, grace).await;
+    let gone = teardown(cri, &options.dirs, &record.pod, grace, &claim).await;
     gone.map_err(|source| RemoveError::Remove { pod, source: Box::new(source) })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,9 +12,11 @@ use tonic::Code;
 use serde::{Deserialize, Serialize};
 
 use crate::proto;
+use crate::types::now_ns;
 
 use super::client::{Cri, CriError};
 use super::pod_worker::WorkerError;
+use super::record::{Claim, Record};
 use super::translate::{Dirs, PodJob, labels};
 use super::volumes;
 
@@ -70,29 +73,36 @@ impl PodRef {
 }
 
 /// Stops what still runs of a pod, with `grace` seconds, and removes its sandboxes, containers, volumes, logs and
-/// cgroup folders.
+/// cgroup folders. `claim` is to its folder.
 ///
 /// # Errors
 /// The first thing that could not be removed; calling again tries the rest.
-pub async fn teardown(cri: &Cri, dirs: &Arc<Dirs>, pod: &PodRef, grace: u32) -> Result<(), WorkerError> {
+pub async fn teardown(cri: &Cri, dirs: &Arc<Dirs>, pod: &PodRef, grace: u32, claim: &Claim) -> Result<(), WorkerError> {
     stop(cri, pod, grace).await?;
     let mut results = Vec::new();
+    let mut newest = None;
     for sandbox in cri.sandboxes(pod.selector()).await? {
+        newest = newest.max(Some(sandbox.created_at));
         let remove = proto::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id };
         results.push(lenient(cri.remove_pod_sandbox(remove).await));
     }
     results.into_iter().collect::<Result<(), _>>()?;
     let (dirs, pod) = (dirs.clone(), pod.clone());
+    let folder = claim.folder().try_clone_to_owned().map_err(volumes::io_error(&dirs.pods.join(&pod.uid), "hold"))?;
     let cleaned = tokio::task::spawn_blocking(move || {
         let files = dirs.pods.join(&pod.uid);
-        let content = volumes::remove_content(&files);
+        // Without its record nobody would find the sandbox that may yet come.
+        if let Some(left) = Record::read(&files).and_then(|record| record.awaited(newest, now_ns())) {
+            return Err(WorkerError::Awaited { left });
+        }
+        let content = volumes::remove_content(folder.as_fd());
         let logs = volumes::remove_tree(&dirs.logs.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)));
         remove_cgroups(&pod.uid);
         // Its record stays to the end: by that the rest is found again.
         content.and(logs)?;
-        volumes::remove_tree(&files)
+        Ok(volumes::remove_tree(&files)?)
     });
-    Ok(cleaned.await??)
+    cleaned.await?
 }
 
 /// Stops what still runs of a pod, with `grace` seconds, and its sandboxes.

@@ -10,6 +10,7 @@ use crate::types::now_ns;
 
 use super::super::client::{Cri, CriError};
 use super::super::manifest::Container;
+use super::super::record::Record;
 use super::super::{translate, volumes};
 use super::state::{Life, Seen};
 use super::{Halt, Report, Worker, WorkerError, beyond, images, pull_policy};
@@ -26,6 +27,8 @@ impl Worker {
         let (job, node, dirs) = (self.job.clone(), self.tools.node.clone(), self.tools.dirs.clone());
         let config = translate::sandbox(&job, &node, &dirs, attempt);
         let handler = self.handler();
+        // Should this process be killed before the answer comes, others must know that there may be a sandbox.
+        self.note_asked(now_ns()).await?;
         let prepared = tokio::task::spawn_blocking(move || volumes::prepare(&job, &node, &dirs));
         let run = self.tools.cri.run_pod_sandbox(proto::RunPodSandboxRequest {
             config: Some(config.clone()),
@@ -48,6 +51,9 @@ impl Worker {
             }
         };
         let (prepared, sandbox, pulled) = tokio::join!(prepared, run, pulls);
+        if !sandbox.as_ref().is_err_and(CriError::may_go_on) {
+            self.note_asked(0).await?;
+        }
         prepared??;
         sandbox?;
         for (image, found) in pulled {
@@ -59,6 +65,12 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Notes in the pod's record since when the runtime has owed an answer about its sandbox; 0: it does not.
+    async fn note_asked(&self, asked: i64) -> Result<(), WorkerError> {
+        let (job, dirs) = (self.job.clone(), self.tools.dirs.clone());
+        Ok(tokio::task::spawn_blocking(move || Record::write(&job, &dirs, asked)).await??)
     }
 
     /// Makes and starts a container.

@@ -10,6 +10,7 @@ use crate::types::now_ns;
 
 use super::super::logs;
 use super::super::manifest::TerminationMessagePolicy;
+use super::super::record::Record;
 use super::super::translate::{identity, labels};
 use super::super::volumes;
 use super::state::{Life, Sandbox, Seen};
@@ -132,6 +133,7 @@ impl Worker {
         let (job, node, dirs, ips) =
             (self.job.clone(), self.tools.node.clone(), self.tools.dirs.clone(), self.ips.clone());
         tokio::task::spawn_blocking(move || {
+            Record::write(&job, &dirs, 0)?;
             volumes::prepare(&job, &node, &dirs)?;
             volumes::write_hosts(&job, &node, &dirs, &ips)
         })

@@ -67,6 +67,24 @@ pub enum WorkerError {
         #[source]
         source: CriError,
     },
+    /// The pod's folder is in other hands.
+    #[error("{folder} {by}")]
+    Taken {
+        /// Folder.
+        folder: String,
+        /// Whose it is.
+        by: String,
+    },
+    /// A sandbox may come that nobody could find any more.
+    #[error(
+        "the runtime was asked for its sandbox, did not answer and may still be making it: \
+         try again when it is there, or in {} s",
+        left.as_secs() + 1
+    )]
+    Awaited {
+        /// How much longer that may be.
+        left: Duration,
+    },
     /// A thread of the driver broke down.
     #[error("the driver's own work broke down: {0}")]
     Join(#[from] tokio::task::JoinError),
@@ -93,6 +111,8 @@ impl HasKind for WorkerError {
             Self::Volume(source) => source.kind(),
             Self::Translate(source) => source.kind(),
             Self::NoImage { .. } => ErrorKind::NotFound,
+            Self::Taken { .. } => ErrorKind::FailedPrecondition,
+            Self::Awaited { .. } => ErrorKind::Unavailable,
             Self::Join(_) => ErrorKind::Internal,
         }
     }

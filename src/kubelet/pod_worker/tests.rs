@@ -7,6 +7,7 @@ use crate::kubelet::events::Events;
 use crate::kubelet::fake::{Fake, Server};
 use crate::kubelet::manifest::{self, parse};
 use crate::kubelet::qos::CgroupDriver;
+use crate::kubelet::record::Claim;
 use crate::kubelet::teardown::{PodRef, teardown};
 use crate::kubelet::translate::{Origin, parse_resolv_conf};
 
@@ -45,6 +46,12 @@ impl Bench {
         };
         let cri = Cri::new(endpoint, endpoint).unwrap();
         Self { fake, server, cri, dirs: Arc::new(dirs), job: Arc::new(job), root }
+    }
+
+    async fn teardown(&self) -> Result<(), WorkerError> {
+        let pod = PodRef::of(&self.job);
+        let claim = Claim::of(&pod, &self.dirs).unwrap().unwrap();
+        teardown(&self.cri, &self.dirs, &pod, 0, &claim).await
     }
 
     /// A worker, the switch that halts it, and its reports.
@@ -105,9 +112,28 @@ async fn a_pod_runs_to_its_code() {
     assert!(all.contains(&Report::SandboxReady(vec!["10.0.0.7".to_owned()])));
     assert!(all.iter().any(|report| matches!(report, Report::Exited { container, code: 3, .. } if container == "b")));
     assert!(bench.root.path().join("pods/u/hosts").exists());
-    teardown(&bench.cri, &bench.dirs, &PodRef::of(&bench.job), 0).await.unwrap();
+    bench.teardown().await.unwrap();
     assert!(bench.fake.0.lock().unwrap().sandboxes.is_empty());
     assert!(!bench.root.path().join("pods/u").exists());
+}
+
+#[tokio::test]
+async fn a_pod_whose_sandbox_may_yet_come_keeps_its_record() {
+    let bench = Bench::new("restartPolicy: Never, containers: [{name: a, image: 'exit-0'}]");
+    bench.fake.0.lock().unwrap().failures.push(("sandbox", Status::deadline_exceeded("not yet")));
+    let (mut worker, _halt, _reports) = bench.worker(false);
+    worker.run().await.unwrap_err();
+    assert!(matches!(bench.teardown().await.unwrap_err(), WorkerError::Awaited { .. }));
+    assert!(bench.root.path().join("pods/u/pod.json").exists());
+    let (mut worker, _halt, _reports) = bench.worker(false);
+    worker.run().await.unwrap();
+    bench.teardown().await.unwrap();
+    assert!(!bench.root.path().join("pods/u").exists());
+    // One that is refused never comes.
+    bench.fake.0.lock().unwrap().failures.push(("sandbox", Status::invalid_argument("no")));
+    let (mut worker, _halt, _reports) = bench.worker(false);
+    worker.run().await.unwrap_err();
+    bench.teardown().await.unwrap();
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use crate::types::chain;
 
 use super::super::pod_worker::{Halt, Report, Tools, Worker, WorkerError};
-use super::super::record::Record;
+use super::super::record::{Claim, Record};
 use super::super::teardown::{PodRef, teardown};
 use super::super::translate::{PodJob, labels};
 use super::{FIRST_PAUSE, Key, LONGEST_PAUSE, Shared, records};
@@ -21,13 +21,22 @@ pub(super) async fn run(shared: Arc<Shared>, key: Key, mut wanted: Wanted) {
     let mut pause = FIRST_PAUSE;
     loop {
         let job = wanted.borrow_and_update().clone();
-        if let Err(error) = clear(&shared, &key, job.as_deref()).await {
-            tracing::warn!(%pod, error = %chain(&error), "cannot remove a former pod yet");
-            // Nothing tells when a runtime's trouble is over.
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            continue;
-        }
+        let begun = async {
+            clear(&shared, &key, job.as_deref()).await?;
+            let Some(job) = &job else { return Ok(None) };
+            claim(&shared, PodRef::of(job), Some(job.clone())).await.map(Some)
+        };
+        // Held until something else is wanted.
+        let _claim = match begun.await {
+            Ok(claim) => claim,
+            Err(error) => {
+                tracing::warn!(%pod, error = %chain(&error), "a former pod, or another's, is in the way");
+                // Nothing tells when a runtime's trouble is over, nor another driver's work.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
+        };
         pause = FIRST_PAUSE;
         if let Some(job) = job {
             work(&shared, &pod, job, &mut wanted).await;
@@ -114,7 +123,25 @@ async fn clear(shared: &Shared, key: &Key, keep: Option<&PodJob>) -> Result<(), 
     }
     for (pod, grace) in doomed {
         tracing::info!(pod = %format!("{}/{}", key.0, key.1), uid = %pod.uid, "removing");
-        teardown(&shared.cri, &shared.dirs, &pod, grace).await?;
+        let claim = claim(shared, pod.clone(), None).await?;
+        teardown(&shared.cri, &shared.dirs, &pod, grace, &claim).await?;
     }
     Ok(())
+}
+
+/// Claims a pod's folder, to run this job in it or to remove it. An error if it is another's.
+async fn claim(shared: &Shared, pod: PodRef, job: Option<Arc<PodJob>>) -> Result<Claim, WorkerError> {
+    let dirs = shared.dirs.clone();
+    let claimed = tokio::task::spawn_blocking(move || {
+        let claimed = match job {
+            Some(job) => Claim::take(&job, &dirs)?,
+            None => Claim::of(&pod, &dirs)?,
+        };
+        claimed.ok_or_else(|| {
+            let folder = dirs.pods.join(&pod.uid);
+            let by = Record::read(&folder).map_or_else(|| "is in use".to_owned(), |record| record.whose());
+            WorkerError::Taken { folder: folder.display().to_string(), by }
+        })
+    });
+    claimed.await?
 }

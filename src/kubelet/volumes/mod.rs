@@ -6,15 +6,20 @@ mod subpath;
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Mode, OFlags, open, openat, unlinkat};
+use rustix::io::Errno;
+
 use crate::proto;
+use crate::sys::tree;
 use crate::types::{ErrorKind, HasKind};
 
 use super::manifest::{Container, EmptyDir, HostPath, HostPathType, Medium, Volume};
 use super::node::read;
-use super::record::{self, Record};
+use super::record;
 use super::translate::{Dirs, Node, PodJob, TranslateError, environment, expand, hosts_file, mount};
 
 pub use files::{VolumeFile, files};
@@ -56,6 +61,13 @@ pub enum VolumeError {
     },
 }
 
+impl VolumeError {
+    /// Whether what was to be used is not there.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl HasKind for VolumeError {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -82,7 +94,6 @@ pub(super) fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(io::Erro
 pub fn prepare(job: &PodJob, node: &Node, dirs: &Dirs) -> Result<(), VolumeError> {
     make_dir(&dirs.pod(job).join("volumes"), 0o750)?;
     make_dir(&dirs.pod_logs(job), 0o755)?;
-    Record::write(job, dirs)?;
     let group = job.pod.spec.security_context.fs_group;
     for volume in &job.pod.spec.volumes {
         let path = place(job, dirs, volume);
@@ -152,9 +163,10 @@ pub fn container_mounts(
                 let problem = format!("subPath {below:?} climbs out");
                 return Err(VolumeError::Source { volume: volume.name.clone(), problem });
             }
-            let target = dirs.pod(job).join("subpaths").join(&container.name).join(index.to_string());
-            subpath::bind(&root, &below, &target)?;
-            target
+            let inner = Path::new("subpaths").join(&container.name).join(index.to_string());
+            let inner = Path::new(&job.uid).join(inner);
+            subpath::bind(&root, &below, &dirs.pods, &inner)?;
+            dirs.pods.join(inner)
         };
         mounts.push(mount(job, wish, &source, volume.host_path.is_none(), node));
     }
@@ -180,39 +192,68 @@ pub fn container_mounts(
     Ok(mounts)
 }
 
-/// Unmounts all below a folder of the driver, as [`prepare`] and [`container_mounts`] fill it, then deletes it; nothing
-/// below a mount is ever deleted. Fine if it is not there.
+/// Unmounts and deletes all that is in a pod's folder, as [`prepare`] and [`container_mounts`] fill it, but its record.
+/// `folder` is that folder, wherever it has been moved and whatever stands in its place.
 ///
 /// # Errors
-/// Something cannot be unmounted or deleted.
+/// Something cannot be unmounted or deleted. Nothing below a mount is ever deleted.
+pub fn remove_content(folder: BorrowedFd<'_>) -> Result<(), VolumeError> {
+    let (by_fd, place) = names(folder)?;
+    mounts::unmount_below(&place)?;
+    empty(&by_fd, &place, Some(record::FILE))
+}
+
+/// Deletes a folder in which the driver has no mount (any more); of a link, only that. Fine if it is not there.
+///
+/// # Errors
+/// Something is mounted there, or cannot be deleted.
 pub fn remove_tree(path: &Path) -> Result<(), VolumeError> {
-    mounts::unmount_below(path)?;
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, "delete")(error)),
-        _ => Ok(()),
+    let fail = |doing| move |errno: Errno| io_error(path, doing)(errno.into());
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(fail("delete")(Errno::INVAL));
+    };
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = match open(parent, flags | OFlags::PATH, Mode::empty()) {
+        Ok(parent) => parent,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(fail("open")(errno)),
+    };
+    let removed = match openat(&parent, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(folder) => {
+            let (by_fd, place) = names(folder.as_fd())?;
+            mounts::none_at(&place)?;
+            empty(&by_fd, &place, None)?;
+            unlinkat(&parent, name, AtFlags::REMOVEDIR)
+        }
+        Err(Errno::LOOP | Errno::NOTDIR) => unlinkat(&parent, name, AtFlags::empty()),
+        Err(errno) => Err(errno),
+    };
+    match removed {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(fail("delete")(errno)),
     }
 }
 
-/// The same with what is in a pod's folder, but for its record.
-///
-/// # Errors
-/// Something cannot be unmounted or deleted.
-pub fn remove_content(path: &Path) -> Result<(), VolumeError> {
-    mounts::unmount_below(path)?;
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error(path, "list")(error)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(io_error(path, "list"))?;
-        if entry.file_name() == record::FILE {
+/// The name by which this process reaches an open folder, whatever becomes of its path; and that path, without links.
+fn names(folder: BorrowedFd<'_>) -> Result<(PathBuf, PathBuf), VolumeError> {
+    let by_fd = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    let place = fs::read_link(&by_fd).map_err(io_error(&by_fd, "look up"))?;
+    Ok((by_fd, place))
+}
+
+/// Deletes what is in a folder, but `keep`. `place` is its path for messages.
+fn empty(by_fd: &Path, place: &Path, keep: Option<&str>) -> Result<(), VolumeError> {
+    for entry in fs::read_dir(by_fd).map_err(io_error(place, "list"))? {
+        let name = entry.map_err(io_error(place, "list"))?.file_name();
+        if keep.is_some_and(|keep| name == keep) {
             continue;
         }
-        // A link is deleted, and not what it leads to.
-        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed = if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
-        removed.map_err(io_error(&entry.path(), "delete"))?;
+        match tree::remove(&by_fd.join(&name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(&place.join(&name), "delete")(error));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

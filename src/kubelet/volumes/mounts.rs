@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::sys::mounts::{Propagation, set_tree_propagation};
 
 use super::{VolumeError, io_error};
 
@@ -31,36 +33,52 @@ fn is_mount(path: &Path) -> Result<bool, VolumeError> {
     Ok(here.dev() != above.dev())
 }
 
-/// Unmounts whatever is mounted at or below `root`, deepest and latest first.
+/// Unmounts whatever is mounted below `root`, a path without links, and makes sure that neither it nor anything in it is
+/// a mount then.
 pub(super) fn unmount_below(root: &Path) -> Result<(), VolumeError> {
-    let Ok(root) = fs::canonicalize(root) else { return Ok(()) };
-    let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read(table).map_err(io_error(table, "read"))?;
-    let mut found = points(&text);
-    found.retain(|point| point.starts_with(&root));
-    for point in found.iter().rev() {
-        match detach(point) {
+    let mut found = points()?;
+    found.retain(|point| point.starts_with(root) && point != root);
+    // Each goes with all that is on it; one that was covered follows it.
+    found.sort_by_key(|point| point.components().count());
+    for point in &found {
+        match detach(CWD, point) {
             // Gone together with one above it, or moved: then it shows below.
             Err(Errno::INVAL | Errno::NOENT | Errno::LOOP | Errno::NOTDIR) | Ok(()) => {}
             Err(errno) => return Err(io_error(point, "unmount")(errno.into())),
         }
     }
-    let text = fs::read(table).map_err(io_error(table, "read"))?;
-    match points(&text).into_iter().find(|point| point.starts_with(&root)) {
+    none_at(root)
+}
+
+/// An error if `root`, a path without links, or anything in it is a mount.
+pub(super) fn none_at(root: &Path) -> Result<(), VolumeError> {
+    match points()?.into_iter().find(|point| point.starts_with(root)) {
         Some(point) => Err(io_error(&point, "unmount")(io::Error::from(io::ErrorKind::ResourceBusy))),
         None => Ok(()),
     }
 }
 
-/// Unmounts what is mounted here. No link on the way is followed: whoever can write into a volume might put one there.
-fn detach(point: &Path) -> Result<(), Errno> {
+/// Unmounts what is mounted here, with all that is mounted on it. No link below `base` is followed: whoever can write
+/// into a volume might put one there.
+///
+/// A `subPath` is a copy of the host's own mounts and hears of what becomes of them, and they of it: it is cut off first,
+/// or the host's would be unmounted with it.
+pub(super) fn detach(base: impl AsFd, point: &Path) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let found = openat2(CWD, point, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)?;
+    let found = openat2(base, point, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)?;
+    set_tree_propagation(&found, Propagation::Private)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     unmount(format!("/proc/self/fd/{}", found.as_raw_fd()), UnmountFlags::DETACH)
 }
 
+/// The mount points of this mount namespace.
+fn points() -> Result<Vec<PathBuf>, VolumeError> {
+    let table = Path::new("/proc/self/mountinfo");
+    Ok(read_points(&fs::read(table).map_err(io_error(table, "read"))?))
+}
+
 /// The mount points of a mountinfo table, in its order (a mount stands after the one it covers).
-fn points(table: &[u8]) -> Vec<PathBuf> {
+fn read_points(table: &[u8]) -> Vec<PathBuf> {
     let lines = table.split(|b| *b == b'\n');
     lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(|field| PathBuf::from(unescape(field))).collect()
 }
@@ -97,15 +115,15 @@ mod tests {
         std::os::unix::fs::symlink(root.path().join("victim"), root.path().join("volume")).unwrap();
         std::os::unix::fs::symlink("m", root.path().join("victim/last")).unwrap();
         for point in ["volume/m", "victim/last/."] {
-            assert_eq!(detach(&root.path().join(point)), Err(Errno::LOOP), "{point}");
+            assert_eq!(detach(CWD, &root.path().join(point)), Err(Errno::LOOP), "{point}");
         }
-        assert_eq!(detach(&root.path().join("gone")), Err(Errno::NOENT));
+        assert_eq!(detach(CWD, &root.path().join("gone")), Err(Errno::NOENT));
     }
 
     #[test]
     fn mount_points_are_read_with_their_blanks() {
         let table = b"22 1 0:20 / /a rw - tmpfs x rw\n23 22 0:21 / /a/b\\040c\\134d rw - tmpfs x rw\n";
-        assert_eq!(points(table), [PathBuf::from("/a"), PathBuf::from("/a/b c\\d")]);
-        assert!(points(b"").is_empty());
+        assert_eq!(read_points(table), [PathBuf::from("/a"), PathBuf::from("/a/b c\\d")]);
+        assert!(read_points(b"").is_empty());
     }
 }

@@ -7,28 +7,21 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::{VolumeError, io_error, make_dir};
+use super::{VolumeError, io_error, make_dir, mounts};
 
-/// Mounts `root/below` on `target`, which is made. Folders that are missing are made.
+/// Mounts `root/below` on `inner` below the folder `base`, where it is made. Folders that are missing are made.
 ///
 /// What is opened is what is mounted, so that a container that swaps a link meanwhile gains nothing; the runtime
-/// is given `target`, which no container can touch.
-pub(super) fn bind(root: &Path, below: &str, target: &Path) -> Result<(), VolumeError> {
+/// is given the mount, which no container can touch.
+pub(super) fn bind(root: &Path, below: &str, base: &Path, inner: &Path) -> Result<(), VolumeError> {
+    let target = &base.join(inner);
     let fail = |doing| move |errno: Errno| io_error(&root.join(below), doing)(io::Error::from(errno));
     let found = open_below(root, below).map_err(fail("resolve subPath"))?;
     let is_dir = fstat(&found).map(|stat| FileType::from_raw_mode(stat.st_mode)).map_err(fail("look up"))?
         == FileType::Directory;
-    // The mount of an earlier attempt.
-    let _ = unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-    match fs::symlink_metadata(target) {
-        Ok(metadata) if metadata.is_dir() != is_dir => {
-            let removed = if metadata.is_dir() { fs::remove_dir(target) } else { fs::remove_file(target) };
-            removed.map_err(io_error(target, "replace"))?;
-        }
-        _ => {}
-    }
+    clear(base, inner)?;
     if is_dir {
         make_dir(target, 0o750)?;
     } else {
@@ -44,6 +37,26 @@ pub(super) fn bind(root: &Path, below: &str, target: &Path) -> Result<(), Volume
     let tree = open_tree(found.as_fd(), "", flags).map_err(fail("clone mount"))?;
     move_mount(tree.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|errno| io_error(target, "mount")(errno.into()))
+}
+
+/// Takes the mount of an earlier attempt away, with the place it was on: copies of it in other mount namespaces go with
+/// that.
+fn clear(base: &Path, inner: &Path) -> Result<(), VolumeError> {
+    let target = base.join(inner);
+    let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(base, path, Mode::empty()).map_err(|errno| io_error(base, "open")(errno.into()))?;
+    loop {
+        match mounts::detach(&folder, inner) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            // No mount, or none any more.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(io_error(&target, "unmount")(errno.into())),
+        }
+    }
+    let is_dir = fs::symlink_metadata(&target).is_ok_and(|metadata| metadata.is_dir());
+    let removed = if is_dir { fs::remove_dir(&target) } else { fs::remove_file(&target) };
+    removed.map_err(io_error(&target, "replace"))
 }
 
 /// Opens a path below `root`; links in it are followed as if `root` were `/`.

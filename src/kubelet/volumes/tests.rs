@@ -45,6 +45,11 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o7777
 }
 
+fn remove_pod(path: &Path) -> Result<(), VolumeError> {
+    remove_content(fs::File::open(path).unwrap().as_fd())?;
+    remove_tree(path)
+}
+
 fn may_mount() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -98,7 +103,7 @@ fn volumes_are_made_kept_and_removed() {
     assert_eq!(targets, ["/e", "/etc/hosts", "/dev/termination-log"]);
     assert_eq!(mode(Path::new(&mounts[2].host_path)), 0o666);
 
-    remove_tree(&dirs.pod(&job)).unwrap();
+    remove_pod(&dirs.pod(&job)).unwrap();
     remove_tree(&dirs.pod(&job)).unwrap();
     assert!(!dirs.pod(&job).exists());
     remove_tree(&dirs.pod_logs(&job)).unwrap();
@@ -142,7 +147,11 @@ fn memory_volumes_are_mounts_and_go_away() {
     assert_eq!(fs::metadata(volumes.join("m")).unwrap().gid(), 1234);
     assert_eq!(mode(&volumes.join("s/key")), 0o644);
     prepare(&job, &node(), &dirs).unwrap();
-    remove_tree(&dirs.pod(&job)).unwrap();
+    assert!(
+        remove_tree(&dirs.pod(&job)).is_err() && volumes.join("s/key").exists(),
+        "nothing below a mount is deleted"
+    );
+    remove_pod(&dirs.pod(&job)).unwrap();
     assert!(!dirs.pod(&job).exists());
 }
 
@@ -160,17 +169,70 @@ fn sub_paths_stay_inside_the_volume() {
     symlink(root.path().join("secret"), volume.join("absolute")).unwrap();
     symlink("in", volume.join("link")).unwrap();
 
-    subpath::bind(&volume, "link/new/deep", &target).unwrap();
+    let bind = |below: &str| subpath::bind(&volume, below, root.path(), Path::new("target"));
+    bind("link/new/deep").unwrap();
     fs::write(target.join("x"), "x").unwrap();
     assert!(volume.join("in/new/deep/x").exists());
     // Both lead nowhere inside the volume, and nothing may be made for them outside.
     for below in ["out/evil", "absolute/evil"] {
-        assert!(subpath::bind(&volume, below, &target).is_err(), "{below}");
+        assert!(bind(below).is_err(), "{below}");
     }
     assert_eq!(fs::read_dir(root.path().join("secret")).unwrap().count(), 0);
     fs::write(volume.join("file"), "content").unwrap();
-    subpath::bind(&volume, "file", &target).unwrap();
+    bind("file").unwrap();
     assert_eq!(fs::read(&target).unwrap(), b"content");
+    // What a link on the way leads to is not unmounted.
+    fs::create_dir(root.path().join("victim")).unwrap();
+    mounts::tmpfs(&root.path().join("victim"), "mode=0755").unwrap();
+    symlink(root.path(), root.path().join("way")).unwrap();
+    assert!(subpath::bind(&volume, "in", root.path(), Path::new("way/victim")).is_err());
+    assert!(mounts::none_at(&root.path().join("victim")).is_err(), "still mounted");
     mounts::unmount_below(root.path()).unwrap();
     assert!(volume.join("in/new/deep/x").exists());
+}
+
+#[test]
+fn a_folder_is_removed_wherever_it_was_moved_and_a_link_in_its_place_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    for folder in ["pods/u/volumes/v", "victim/m"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    fs::write(at("victim/file"), "").unwrap();
+    fs::write(at("pods/u/pod.json"), "").unwrap();
+    if may_mount() {
+        mounts::tmpfs(&at("pods/u/volumes/v"), "mode=0755").unwrap();
+        mounts::tmpfs(&at("victim/m"), "mode=0755").unwrap();
+    } else {
+        eprintln!("without mounts: not root");
+    }
+    let folder = fs::File::open(at("pods/u")).unwrap();
+    fs::rename(at("pods/u"), at("moved")).unwrap();
+    symlink(at("victim"), at("pods/u")).unwrap();
+    remove_content(folder.as_fd()).unwrap();
+    remove_tree(&at("pods/u")).unwrap();
+    assert_eq!(fs::read_dir(at("pods")).unwrap().count(), 0);
+    let left: Vec<_> = fs::read_dir(at("moved")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["pod.json"]);
+    assert!(at("victim/file").exists());
+    if may_mount() {
+        assert!(mounts::none_at(&at("victim")).is_err(), "still mounted");
+        mounts::unmount_below(&at("victim")).unwrap();
+    }
+}
+
+#[test]
+fn folders_in_folders_are_removed_however_deep() {
+    let root = tempfile::tempdir().unwrap();
+    let volume = root.path().join("u/volumes/v");
+    fs::create_dir_all(&volume).unwrap();
+    let mut at = fs::File::open(&volume).unwrap();
+    for _ in 0..10_000 {
+        rustix::fs::mkdirat(&at, "d", Mode::from_raw_mode(0o700)).unwrap();
+        at = openat(&at, "d", OFlags::RDONLY, Mode::empty()).unwrap().into();
+    }
+    let path = root.path().join("u");
+    let work = move || remove_pod(&path).unwrap();
+    std::thread::Builder::new().stack_size(256 << 10).spawn(work).unwrap().join().unwrap();
+    assert!(!root.path().join("u").exists());
 }
