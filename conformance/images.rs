@@ -218,6 +218,30 @@ async fn the_tool_says_what_became_of_a_removal() {
 }
 
 #[tokio::test]
+async fn the_tool_removes_all_that_it_can() {
+    let mut node = Node::start().await;
+    for tag in 1..=2 {
+        node.pull(&format!("{TAGS_IMAGE}:{tag}")).await;
+    }
+    let names = [1, 2].map(|tag| format!("{TAGS_IMAGE}:{tag}"));
+    let (code, out, err) = tool(&node, &["rm", &names[0], &names[1]]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "both are names of one image");
+    assert_eq!(out, format!("removed {}, {}\n", names[0], names[1]));
+    node.pull(BUSYBOX).await;
+    let (code, out, err) = tool(&node, &["rm", "", "none", BUSYBOX]);
+    assert!(err.starts_with("podwright: cannot remove image \"\": "), "{err}");
+    assert!(err.ends_with("podwright: there is no image \"none\"\n"), "{err}");
+    assert_eq!((code, out), (Some(1), format!("removed {BUSYBOX}\n")));
+    // The complaint cannot be written.
+    node.pull(BUSYBOX).await;
+    let socket = node.dir().join("cri.sock");
+    let script = format!("{} image rm none {BUSYBOX} 2>/dev/full; echo $?", program().display());
+    let told = command("sh").args(["-c", &script]).env("CONTAINER_RUNTIME_ENDPOINT", socket).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&told.stdout), format!("removed {BUSYBOX}\n1\n"));
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn the_tool_names_a_daemon_that_went_away() {
     let mut node = Node::start().await;
     let registry = FakeRegistry::start(Access::Anonymous).await;
