@@ -87,6 +87,24 @@ async fn past_its_timeout_the_process_is_killed() {
     node.finish().await;
 }
 
+/// As crictl with its own time limit, or a kubelet that restarts.
+#[tokio::test]
+async fn when_its_client_leaves_the_process_is_killed() {
+    let node = Node::ready().await;
+    let pod = node.up(node.pod("left")).await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    let runs = || host::descendants().into_iter().any(|process| process.command.contains("sleep 4721"));
+    let call = node.try_exec(&ctr, &["sh", "-c", "sleep 4721; true"], 0);
+    let begun = eventually(secs(15), "the process", async || if runs() { Ok(()) } else { Err("none".to_owned()) });
+    tokio::select! {
+        _ = call => panic!("it ends by itself"),
+        () = begun => {}
+    }
+    eventually(secs(15), "its end", async || if runs() { Err("it runs".to_owned()) } else { Ok(()) }).await;
+    assert_eq!(node.exec(&ctr, &["echo", "well"]).await, "well\n");
+    node.finish().await;
+}
+
 #[tokio::test]
 async fn a_grandchild_that_keeps_the_pipe_is_not_waited_for() {
     let node = Node::ready().await;
@@ -224,7 +242,7 @@ async fn what_was_given_up_leaves_nothing() {
             assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
         } else {
             // The client leaves.
-            let call = tokio::time::timeout(secs(2), node.try_exec(&ctr, &words, 3));
+            let call = tokio::time::timeout(secs(2), node.try_exec(&ctr, &words, 300));
             call.await.expect_err("it must hang");
         }
         eventually(secs(15), &format!("the end of all that {command:?} was"), async || {

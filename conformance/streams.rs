@@ -145,6 +145,7 @@ impl Direct {
             process,
             confinement: Confinement::default(),
             timeout_ms: 0,
+            token: 0,
             output_limit: 0,
             drain_ms: 0,
         };

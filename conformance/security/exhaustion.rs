@@ -5,13 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use podwright::proto::Int64Value;
+use podwright::proto::{ContainerStatsRequest, Int64Value};
 use serde_json::json;
 use tonic::Code;
 
 use crate::harness::fake_registry::{Access, FakeRegistry};
 use crate::harness::image::{Image, Layer, Tar};
-use crate::harness::{Node, host, specs};
+use crate::harness::{Node, eventually, host, secs, specs};
 
 /// Most memory that either of our processes may ever have taken, kB: outputs are 16 MB, and copied on their way.
 const MOST: u64 = 200_000;
@@ -117,6 +117,37 @@ async fn other_users_find_nothing() {
         let mode = fs::metadata(node.dir().join(&path)).unwrap().permissions().mode() & 0o077;
         let above = fs::metadata(node.dir().join(&path).parent().unwrap()).unwrap().permissions().mode() & 0o077;
         assert!(mode == 0 || above == 0, "{path}: {mode:o}");
+    }
+    node.finish().await;
+}
+
+/// Whoever counts or removes folders by calling itself for each level runs out of stack at some thousands.
+#[tokio::test]
+async fn folders_nested_by_the_thousand() {
+    let mut node = Node::ready().await;
+    let pod = node.up(node.pod("deep")).await;
+    let script = "p=$(printf 'd/%.0s' $(seq 1000)); \
+                  for i in $(seq 12); do mkdir -p $p; cd -P $p; done 2>/dev/null; echo made";
+    for dies in [false, true] {
+        let ctr = node.launch(&pod, node.sleeper(&format!("dies-{dies}"))).await;
+        assert_eq!(node.exec(&ctr, &["sh", "-c", script]).await, "made\n");
+        let request = ContainerStatsRequest { container_id: ctr.id.clone() };
+        let stats = node.cri().runtime().container_stats(request).await.unwrap().into_inner().stats.unwrap();
+        assert!(stats.writable_layer.unwrap().inodes_used.unwrap().value >= 12_000);
+        let daemon = node.daemon().pid();
+        node.remove_container(&ctr.id).await.unwrap();
+        if dies {
+            node.kill9();
+            node.start_daemon().await;
+        }
+        eventually(secs(60), "the layer's end", async || {
+            match fs::read_dir(node.dir().join("root/trash")).unwrap().count() {
+                0 => Ok(()),
+                left => Err(format!("{left} in the trash")),
+            }
+        })
+        .await;
+        assert_eq!(node.daemon().pid() == daemon, !dies);
     }
     node.finish().await;
 }

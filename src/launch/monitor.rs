@@ -229,6 +229,11 @@ impl Monitor {
         }
     }
 
+    /// Kills the process of an exec that has this token. One that has ended is fine.
+    pub async fn end_exec(&self, container: &ContainerId, token: u64) -> Result<(), LaunchError> {
+        self.done(Request::EndExec { container: container.clone(), token }).await
+    }
+
     /// Runs a process in a container with the streams that come with `spec`; returns once its program runs.
     pub async fn exec_streamed(&self, spec: StreamedExec) -> Result<(), LaunchError> {
         self.done(Request::ExecStreamed(Box::new(spec))).await

@@ -50,6 +50,7 @@ const KILLED: i32 = 128 + libc::SIGKILL;
 pub struct Exec {
     pub(super) caller: Option<Caller>,
     pub(super) container: ContainerId,
+    token: u64,
     output_limit: usize,
     drain: Duration,
     streams: [Capture; 2],
@@ -84,6 +85,7 @@ impl Exec {
         Self {
             caller,
             container,
+            token: 0,
             output_limit: 0,
             drain: Duration::ZERO,
             streams: [Capture::default(), Capture::default()],
@@ -153,6 +155,7 @@ impl Monitor {
         };
         let limit = (spec.timeout_ms > 0).then(|| Duration::from_millis(spec.timeout_ms));
         let exec = Exec {
+            token: spec.token,
             output_limit: spec.output_limit,
             drain: Duration::from_millis(spec.drain_ms),
             streams: captures,
@@ -249,6 +252,19 @@ impl Monitor {
             Some(job) => self.cancel_job(job, failure(ErrorKind::DeadlineExceeded, "the time limit passed")),
             None => self.kill_exec(number),
         }
+    }
+
+    /// Request::EndExec
+    pub(super) fn end_exec(&mut self, container: &ContainerId, caller: Option<Caller>, token: u64) {
+        let is_it = |exec: &Exec| exec.token == token && token != 0 && exec.container == *container;
+        if let Some((number, exec)) = self.execs.iter_mut().find(|(_, exec)| is_it(exec)) {
+            let (number, over) = (*number, exec.code.is_some());
+            if let Some(timer) = exec.timer.take() {
+                self.poll.cancel(timer);
+            }
+            if over { self.exec_is_drained(number) } else { self.exec_is_late(number) }
+        }
+        self.answer(caller, Ok(Reply::Done));
     }
 
     /// Enough of waiting for grandchildren that hold the pipes.

@@ -31,7 +31,8 @@ impl Monitor {
                 let container = spec.container.clone();
                 self.turn(&container, Some(caller), request);
             }
-            Request::Start { ref container }
+            Request::EndExec { ref container, .. }
+            | Request::Start { ref container }
             | Request::Kill { ref container, .. }
             | Request::Delete { ref container }
             | Request::ReopenLog { ref container } => {
@@ -59,6 +60,7 @@ impl Monitor {
             Request::Delete { .. } => self.delete(id, caller),
             Request::ReopenLog { .. } => self.reopen_log(id, caller),
             Request::Exec(spec) => self.exec(caller, *spec),
+            Request::EndExec { token, .. } => self.end_exec(id, caller, token),
             Request::ExecStreamed(spec) => self.exec_streamed(caller, *spec),
             Request::Attach(spec) => self.attach(caller, *spec),
             Request::Hello { .. } | Request::Pause(_) | Request::Create(_) | Request::KillPause | Request::Shutdown => {

@@ -182,6 +182,7 @@ impl Peer {
             process: serde_json::json!({ "args": arguments }),
             confinement: Confinement::default(),
             timeout_ms,
+            token: 7,
             output_limit: 1000,
             drain_ms: 100,
         })))
@@ -324,6 +325,13 @@ fn execs_end_in_time_whoever_holds_their_pipes() {
     let outcome = pod.peer.outcome(late);
     assert!(outcome.timed_out);
     assert_eq!((outcome.exit_code, outcome.stdout.as_slice()), (137, &b"begun\n"[..]));
+    assert!(started.elapsed() < Duration::from_secs(10));
+    // Nobody waits for it any more; another token is another's.
+    let given_up = pod.peer.exec(&id, &["sleep", "50"], 0);
+    for token in [8, 7, 7] {
+        pod.peer.ok(Request::EndExec { container: id.clone(), token });
+    }
+    assert!(pod.peer.outcome(given_up).timed_out);
     assert!(started.elapsed() < Duration::from_secs(10));
     // Deleting the container does not leave an exec unanswered.
     fifo(&spec, "said");

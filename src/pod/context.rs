@@ -128,7 +128,7 @@ impl Context {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             // STATE and ROOT may be different file systems.
             Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-                match std::fs::remove_dir_all(&folder) {
+                match crate::sys::tree::remove(&folder) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
                     _ => Ok(None),
                 }
@@ -138,7 +138,7 @@ impl Context {
         .await?;
         if let Some(trash) = moved {
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = std::fs::remove_dir_all(&trash) {
+                if let Err(error) = crate::sys::tree::remove(&trash) {
                     tracing::warn!(path = %trash.display(), %error, "cannot delete discarded folder; trying again at the next start");
                 }
             });

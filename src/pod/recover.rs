@@ -22,6 +22,7 @@ use crate::container::record::{ContainerRecord, Failure, Stage};
 use crate::launch::monitor::{EventReceiver, LaunchError, Monitor};
 use crate::store;
 use crate::sys::process;
+use crate::sys::tree;
 use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
 use crate::wire::{Exit, State};
 
@@ -53,7 +54,7 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), PodError> {
     let trash = context.root.join("trash");
     tokio::task::spawn_blocking(move || {
         for folder in fs::read_dir(&trash).into_iter().flatten().flatten() {
-            let _ = fs::remove_dir_all(folder.path());
+            let _ = tree::remove(&folder.path());
         }
     });
     let mut reading: FuturesUnordered<_> = known.iter().map(|id| one(shared, id)).collect();
@@ -345,7 +346,7 @@ fn read(context: &super::Context, data: &Path) -> Result<Option<Found>, store::S
                 let hold = context.images.hold_layers(&container.needed_layers());
                 containers.insert(container.id.clone(), Slot::new(container, hold));
             }
-            Ok(None) => drop(fs::remove_dir_all(folder.path())),
+            Ok(None) => drop(tree::remove(&folder.path())),
             Err(error) => {
                 tracing::error!(%error, "container record cannot be read; the container is removed")
             }

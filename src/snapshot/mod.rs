@@ -3,12 +3,10 @@
 //! Architecture Invariant: this module only reads what `image` wrote, by the layout that ARCHITECTURE.md fixes:
 //! `ROOT/layers/sha256/KEY/fs`.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::types::Digest;
 
@@ -51,47 +49,6 @@ impl Snapshots {
     }
 }
 
-/// Bytes on disk and inodes of all that is in `folder`, itself included. Blocks; what vanishes meanwhile is skipped.
-pub fn usage(folder: &Path) -> io::Result<(u64, u64)> {
-    let mut total = (0, 0);
-    measure(&File::open(folder)?.into(), &mut total)?;
-    Ok(total)
-}
-
-fn measure(folder: &std::os::fd::OwnedFd, total: &mut (u64, u64)) -> io::Result<()> {
-    let own = rustix::fs::fstat(folder)?;
-    add(total, own.st_blocks);
-    let mut inner = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            continue;
-        }
-        match rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                inner.push(entry.file_name().to_owned());
-            }
-            Ok(stat) => add(total, stat.st_blocks),
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    for name in inner {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(folder, &*name, flags, Mode::empty()) {
-            Ok(fd) => measure(&fd, total)?,
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-fn add(total: &mut (u64, u64), blocks: i64) {
-    total.0 += u64::try_from(blocks).unwrap_or(0) * 512;
-    total.1 += 1;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,16 +71,5 @@ mod tests {
             snapshots.create_upper(&keys, &upper, |uid, gid| (uid, gid)).is_err(),
             "an old one is never taken over"
         );
-    }
-
-    #[test]
-    fn usage_counts_files_and_does_not_follow_links() {
-        let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("d")).unwrap();
-        fs::write(root.path().join("d/f"), vec![1u8; 10_000]).unwrap();
-        std::os::unix::fs::symlink("/", root.path().join("l")).unwrap();
-        let (bytes, inodes) = usage(root.path()).unwrap();
-        assert_eq!(inodes, 4);
-        assert!((10_000..100_000).contains(&bytes), "{bytes}");
     }
 }

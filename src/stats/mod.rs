@@ -133,7 +133,7 @@ impl Stats {
         {
             return Some(usage);
         }
-        let (bytes, inodes) = crate::snapshot::usage(upper).ok()?;
+        let (bytes, inodes) = crate::sys::tree::usage(upper).ok()?;
         let usage = LayerUsage { at_ns: now_ns(), bytes, inodes };
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers.retain(|path, (at, _)| at.elapsed() < LAYER_AGE * 6 || path == upper);

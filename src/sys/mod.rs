@@ -14,4 +14,5 @@ pub mod process;
 pub mod rights;
 pub mod seccomp;
 pub mod tcp;
+pub mod tree;
 pub mod watch;

@@ -78,6 +78,14 @@ pub enum Request {
     },
     /// Run a process in a container and collect what it prints. [`Reply::Exec`].
     Exec(Box<ExecSpec>),
+    /// Kill the process of an [`Exec`](Self::Exec) that nobody waits for any more. [`Reply::Done`], also if it has
+    /// ended; the exec itself is answered as one whose time was up.
+    EndExec {
+        /// The exec's container.
+        container: ContainerId,
+        /// The exec's [`ExecSpec::token`].
+        token: u64,
+    },
     /// Run a process in a container with streams of the caller's. [`Reply::Done`] once its program
     /// runs; an `Err` says why it cannot. It is killed when the line is hung up.
     ExecStreamed(Box<StreamedExec>),
@@ -401,6 +409,9 @@ pub struct ExecSpec {
     pub confinement: Confinement,
     /// Milliseconds until the process is killed; 0: never.
     pub timeout_ms: u64,
+    /// Names it among those of its container, for [`Request::EndExec`]; 0: nothing does.
+    #[serde(default)]
+    pub token: u64,
     /// Most bytes collected of stdout and stderr together; what is over is read and dropped.
     pub output_limit: usize,
     /// Milliseconds to go on reading after exit while grandchildren hold the pipes.

@@ -36,6 +36,7 @@ impl Silence {
         match request {
             Request::Hello { .. } | Request::Pause(_) | Request::Create(_) | Request::Start { .. } => Self::Wait,
             Request::Exec(_) | Request::ExecStreamed(_) | Request::Attach(_) | Request::ReopenLog { .. } => Self::Fail,
+            Request::EndExec { .. } => Self::Fail,
             // A mere signal may be meant for a program that is to go on.
             Request::Kill { all: false, .. } => Self::Fail,
             Request::Kill { all: true, .. } | Request::Delete { .. } | Request::KillPause | Request::Shutdown => {

@@ -106,6 +106,7 @@ impl Peer {
             process: serde_json::json!({ "args": arguments }),
             confinement: Confinement::default(),
             timeout_ms: 0,
+            token: 0,
             output_limit: 0,
             drain_ms: 0,
         };

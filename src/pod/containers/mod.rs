@@ -6,6 +6,8 @@ mod streams;
 mod update;
 
 use std::path::{Component, Path, PathBuf};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -417,7 +419,7 @@ impl Driver {
         id: &ContainerId,
         command: &[String],
         timeout: Option<Duration>,
-        reply: Reply<ExecOutcome>,
+        mut reply: Reply<ExecOutcome>,
     ) {
         let (slot, monitor) = match self.running(id) {
             Ok(running) => running,
@@ -439,10 +441,23 @@ impl Driver {
                     confinement,
                     timeout_ms: timeout
                         .map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+                    token: token(),
                     output_limit: limits.exec_output,
                     drain_ms: millis(limits.exec_drain),
                 };
-                monitor.exec(spec).await.map_err(|error| PodError::of("exec", &error))
+                let token = spec.token;
+                let mut running = pin!(monitor.exec(spec));
+                let outcome = tokio::select! {
+                    outcome = &mut running => outcome,
+                    // The client went away: nobody will see what the process does.
+                    () = reply.closed() => {
+                        if let Err(error) = monitor.end_exec(&id, token).await {
+                            tracing::warn!(container = %id, %error, "ending an exec that nobody waits for");
+                        }
+                        running.await
+                    }
+                };
+                outcome.map_err(|error| PodError::of("exec", &error))
             }
             .await;
             move |driver: &mut Driver| {
@@ -465,6 +480,12 @@ impl Driver {
             move |_: &mut Driver| drop(reply.send(reopened))
         });
     }
+}
+
+/// Names an exec among all that a monitor has, those of an earlier daemon too.
+fn token() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    now_ns().unsigned_abs().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)).max(1)
 }
 
 /// Stop signal, grace, SIGKILL for the whole cgroup. Returns once init has ended. Each call stands for

@@ -99,6 +99,7 @@ async fn begin_exec(
         process: spec::exec_process(process, command, wanted.tty),
         confinement,
         timeout_ms: 0,
+        token: 0,
         output_limit: 0,
         drain_ms: 0,
     };

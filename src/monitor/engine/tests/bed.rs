@@ -207,6 +207,7 @@ impl Bed {
             process,
             confinement: spec.confinement.clone(),
             timeout_ms: 0,
+            token: 0,
             output_limit: 0,
             drain_ms: 0,
         };
