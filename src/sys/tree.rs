@@ -275,7 +275,7 @@ mod tests {
         fs::create_dir(root.path().join("top")).unwrap();
         nest(&root.path().join("top"), HELD + 10);
         let mut mover = Mover(root.path(), 0);
-        walk(open(CWD, &root.path().join("top"), ResolveFlags::empty()).unwrap(), &mut mover).unwrap();
+        walk(open(CWD, root.path().join("top"), ResolveFlags::empty()).unwrap(), &mut mover).unwrap();
         assert!((HELD - 2..HELD + 10).contains(&mover.1), "{}", mover.1);
     }
 }

@@ -297,7 +297,7 @@ mod tests {
         let sink = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         let folder = root.path().join("net.d");
         fs::create_dir(&folder).unwrap();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o0)).unwrap();
         // Capabilities are the thread's.
         let watching = std::thread::spawn(move || {
             let mut sets = capabilities(None).unwrap();
