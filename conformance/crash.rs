@@ -107,13 +107,13 @@ fn bridge_address() -> String {
     link.split_once("link/ether ").expect("an Ethernet interface").1.split(' ').next().unwrap().to_owned()
 }
 
-/// A node whose bridge plugin notes its calls in the file, and on the first ADD takes these steps before.
+/// A node whose bridge plugin, which is $REAL, notes its calls in the file, and on the first ADD takes these steps before.
 async fn with_bridge_plugin(steps: &str) -> (Node, PathBuf) {
     let mut node = Node::prepare(&Setup { cni: Cni::None, ..Setup::default() });
     let real = cni::machine_plugins().into_iter().map(|folder| folder.join("bridge")).find(|path| path.exists());
     let (log, real) = (node.dir().join("calls"), real.expect("the bridge plugin"));
     let body = format!(
-        "echo $CNI_COMMAND >> {0}; if [ \"$(cat {0})\" = ADD ]; then {steps}; fi; exec {1}",
+        "REAL={1}; echo $CNI_COMMAND >> {0}; if [ \"$(cat {0})\" = ADD ]; then {steps}; fi; exec $REAL",
         log.display(),
         real.display()
     );
@@ -146,6 +146,26 @@ async fn a_bridge_that_loses_its_address_under_the_plugin_is_tried_once_more() {
     node.up(node.pod("p")).await;
     assert_eq!(fs::read_to_string(&log).unwrap(), "ADD\nDEL\nADD\n");
     node.finish().await;
+}
+
+/// The same when the ADD of another pod, that is under way, gives the bridge an address before the failure is looked at:
+/// by mending it, or with its port, whose address goes with it unless the bridge is made to keep it.
+#[tokio::test]
+async fn a_bridge_that_another_pod_gives_an_address_is_tried_once_more() {
+    for other in [
+        "ip link set pwt0 address 02:00:00:00:00:01",
+        "ip link add other0 address 02:00:00:00:00:01 type veth peer name other1 && ip link set other0 master pwt0",
+    ] {
+        let (node, log) = with_bridge_plugin(&format!("{TORN}; $REAL; code=$?; {other}; exit $code")).await;
+        let pod = node.up(node.pod("p")).await;
+        assert_eq!(fs::read_to_string(&log).unwrap(), "ADD\nDEL\nADD\n", "{other}");
+        if other.contains("other0") {
+            host::run("ip", &["link", "del", "other0"]);
+        }
+        node.down(&pod).await;
+        assert_eq!(bridge_address(), "02:00:00:00:00:01", "{other}");
+        node.finish().await;
+    }
 }
 
 fn monitor_of(id: &str) -> Option<Pid> {

@@ -12,7 +12,7 @@ use podwright::proto::{
 };
 use serde::{Deserialize, Serialize};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::error::BenchError;
 use crate::samples::Samples;
@@ -104,18 +104,23 @@ impl Client {
     }
 
     /// Waits until a removed image's files are deleted: asked for its disk usage, a runtime that deletes in the background
-    /// takes a moment, in which the file system gets more free inodes.
+    /// takes a moment, in which the file system gets more free inodes. Btrfs counts none; there only the runtime's own
+    /// numbers tell, so this can end early for a runtime that counts no longer what it still deletes.
     pub async fn deleted(&self) -> Result<(), BenchError> {
         let mut last = None;
         loop {
-            let info = self.images.clone().image_fs_info(ImageFsInfoRequest {}).await;
-            let systems = answer("ImageFsInfo", info)?.image_filesystems;
-            let place = systems.into_iter().next().and_then(|system| system.fs_id).map(|id| id.mountpoint);
-            let free = place.and_then(|place| rustix::fs::statvfs(place).ok()).map(|found| found.f_ffree);
-            if free.is_none() || free == last {
+            // One that waits for it does so the longer the more time it has.
+            let mut request = Request::new(ImageFsInfoRequest {});
+            request.set_timeout(Duration::from_secs(60));
+            let info = self.images.clone().image_fs_info(request).await;
+            let Some(system) = answer("ImageFsInfo", info)?.image_filesystems.into_iter().next() else { return Ok(()) };
+            let Some(place) = system.fs_id.map(|id| id.mountpoint) else { return Ok(()) };
+            let Ok(found) = rustix::fs::statvfs(place) else { return Ok(()) };
+            let now = Some((found.f_ffree, system.used_bytes, system.inodes_used));
+            if now == last {
                 return Ok(());
             }
-            last = free;
+            last = now;
         }
     }
 }

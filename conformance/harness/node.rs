@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use podwright::proto::*;
 use tokio::signal::unix::{SignalKind, signal};
@@ -326,6 +327,13 @@ impl Node {
     /// RemoveImage.
     pub async fn remove_image(&self, reference: &str) -> Result<(), Status> {
         let request = RemoveImageRequest { image: Some(specs::image(reference)) };
+        self.cri.images().remove_image(request).await.map(drop)
+    }
+
+    /// The same with a deadline.
+    pub async fn remove_image_within(&self, reference: &str, limit: Duration) -> Result<(), Status> {
+        let mut request = tonic::Request::new(RemoveImageRequest { image: Some(specs::image(reference)) });
+        request.set_timeout(limit);
         self.cri.images().remove_image(request).await.map(drop)
     }
 

@@ -1,5 +1,7 @@
 //! `podwright image ls|pull|rm`: a small client of the daemon's (or any) CRI socket.
 
+use std::collections::HashSet;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -130,31 +132,49 @@ async fn pull(client: &mut Client, references: Vec<String>, creds: Option<String
 }
 
 /// The runtime answers the removal of what it does not have as that of what it has: it is asked before and after.
+/// Two names may be of one image, whose removal takes both.
 async fn remove(client: &mut Client, names: Vec<String>) -> Outcome {
+    let mut meant = Vec::new();
+    for name in &names {
+        // A failure is told when its turn comes.
+        meant.push(status(client, name).await.ok().flatten().map(|image| image.id));
+    }
+    let mut gone = HashSet::new();
     let mut code = ExitCode::SUCCESS;
-    for name in names {
-        let found = status(client, &name).await?;
-        let users = match &found {
-            Some(image) => users(client, image).await,
-            None => 0,
-        };
-        // Also if it was not found: the runtime may know why, and say it.
-        let request = proto::RemoveImageRequest { image: spec(name.clone()) };
-        client.images.remove_image(request).await.map_err(client.told())?;
-        let complaint = match &found {
-            None => format!("there is no image {name:?}"),
-            Some(image) if status(client, &image.id).await?.is_some() => {
-                format!("the runtime did not remove image {name:?}, and does not say why")
+    for (name, meant) in names.iter().zip(meant) {
+        match remove_one(client, name).await {
+            Ok(Some((image, users))) => {
+                print(&removed(&image, users))?;
+                gone.insert(image.id);
             }
-            Some(image) => {
-                print(&removed(image, users))?;
-                continue;
-            }
-        };
-        eprintln!("podwright: {complaint}");
-        code = ExitCode::FAILURE;
+            Ok(None) if meant.is_some_and(|id| gone.contains(&id)) => {}
+            Ok(None) => code = complain(&format!("there is no image {name:?}")),
+            Err(failure) => code = complain(&format!("cannot remove image {name:?}: {failure}")),
+        }
     }
     Ok(code)
+}
+
+/// The image, and how many containers use it; `None`: there is none.
+async fn remove_one(client: &mut Client, name: &str) -> Result<Option<(proto::Image, usize)>, Failure> {
+    let found = status(client, name).await?;
+    let users = match &found {
+        Some(image) => users(client, image).await,
+        None => 0,
+    };
+    // Also if it was not found: the runtime may know why, and say it.
+    let request = proto::RemoveImageRequest { image: spec(name.to_owned()) };
+    client.images.remove_image(request).await.map_err(client.told())?;
+    match found {
+        Some(image) if status(client, &image.id).await?.is_some() => Err("the runtime does not say why".into()),
+        found => Ok(found.map(|image| (image, users))),
+    }
+}
+
+/// The exit code of what failed in part. Nothing can be done about a stderr that is closed.
+fn complain(complaint: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "podwright: {complaint}");
+    ExitCode::FAILURE
 }
 
 async fn status(client: &mut Client, name: &str) -> Result<Option<proto::Image>, Failure> {

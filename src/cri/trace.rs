@@ -14,6 +14,10 @@ use tracing::{Instrument as _, Span, debug, info, info_span, warn};
 
 /// Longest text from a request in a log line, characters.
 const MAX_LOGGED: usize = 128;
+/// Longest that an answer waits for what is good to have done before it.
+const MAX_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for a client that does not say how long it waits.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The sandbox that this call concerns.
 pub fn pod(id: &str) {
@@ -140,6 +144,11 @@ impl Drop for Log {
     }
 }
 
+/// How long an answer may wait for what is good to have done before it: half of the time that the client waits.
+pub fn patience(headers: &HeaderMap) -> Duration {
+    timeout(headers).map_or(PATIENCE, |limit| (limit / 2).min(MAX_PATIENCE))
+}
+
 /// The client's time limit: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
@@ -181,6 +190,17 @@ mod tests {
             assert_eq!(timeout(&headers), None, "{bad}");
         }
         assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn an_answer_comes_before_its_deadline() {
+        for (limit, want) in
+            [(Some("2S"), 1000), (Some("90m"), 45), (Some("2M"), 10_000), (Some("soon"), 1000), (None, 1000)]
+        {
+            let mut headers = HeaderMap::new();
+            limit.map(|limit| headers.insert("grpc-timeout", limit.parse().unwrap()));
+            assert_eq!(patience(&headers), Duration::from_millis(want), "{limit:?}");
+        }
     }
 
     /// A handler that never answers.

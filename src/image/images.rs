@@ -26,9 +26,6 @@ use crate::store::{self, Durability};
 use crate::sys::process;
 use crate::types::{Digest, now_ns};
 
-/// Longest that whoever asks for disk usage waits for layers that are being deleted. crictl waits 2 s for its answer.
-const DELETION: Duration = Duration::from_secs(1);
-
 /// How images are pulled and where they are kept.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -210,7 +207,7 @@ impl Images {
     }
 
     /// Removes an image with all its names: once this returns, it is gone from all lists and nothing brings it back. Its
-    /// layers are deleted after that, in the background. One that is not here is fine. Layers that containers hold stay
+    /// layers are deleted after that, in the background: see [`Images::deleted`]. One that is not here is fine. Layers that containers hold stay
     /// until those are gone.
     pub async fn remove(&self, reference_or_id: &str) -> Result<(), ImageError> {
         let inner = self.inner.clone();
@@ -231,6 +228,7 @@ impl Images {
             drop(writing);
             // Readers may hold the old index for a moment yet; whoever is last throws the layers away.
             if let Some(removed) = removed {
+                inner.layers.note_removal();
                 removed.hold.free_on_drop(true);
             }
             tracing::info!(image = %id, "image removed");
@@ -239,13 +237,16 @@ impl Images {
         .await
     }
 
-    /// Disk usage. Waits a moment for layers that are being deleted: a kubelet that has removed images asks this, and
-    /// then the file system, to learn whether it must evict pods as well.
-    pub async fn fs_info(&self) -> Result<FsInfo, ImageError> {
+    /// Waits until the layers of what was removed are deleted, at most so long.
+    pub async fn deleted(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.inner.layers.emptied()).await;
+    }
+
+    /// Disk usage, with that of what is still to be deleted.
+    pub fn fs_info(&self) -> FsInfo {
         let layers = &self.inner.layers;
-        let _ = tokio::time::timeout(DELETION, layers.emptied()).await;
         let (used_bytes, inodes_used) = layers.usage();
-        Ok(FsInfo { mountpoint: layers.folder().to_owned(), used_bytes, inodes_used, timestamp_ns: now_ns() })
+        FsInfo { mountpoint: layers.folder().to_owned(), used_bytes, inodes_used, timestamp_ns: now_ns() }
     }
 
     /// Keeps an image's layers while a container uses them, also after the image is removed, until

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::error::ImageError;
 use super::record::LayerRecord;
 use crate::store::{self, Durability};
-use crate::types::Digest;
+use crate::types::{Digest, chain};
 
 /// Layers that are deleted at once.
 const DELETERS: usize = 4;
@@ -32,6 +32,10 @@ pub struct Layers {
     boot_id: String,
     state: Mutex<State>,
     emptying: watch::Sender<Emptying>,
+    /// The trash could not be emptied for want of a thread or a descriptor.
+    owed: AtomicBool,
+    /// How often something was removed by whom it was made for, which may have filled the trash.
+    removals: AtomicU64,
     /// Held by tests that want the trash to be full for a while.
     #[cfg(test)]
     pub(super) stall: Mutex<()>,
@@ -78,6 +82,7 @@ pub struct LayerHold {
 impl LayerHold {
     /// Ends the hold; layers that nobody else holds are deleted.
     pub fn release(self) {
+        self.layers.note_removal();
         self.free_on_drop(true);
     }
 
@@ -139,6 +144,8 @@ impl Layers {
             boot_id: boot_id.to_owned(),
             state: Mutex::default(),
             emptying: watch::Sender::new(Emptying::No),
+            owed: AtomicBool::new(false),
+            removals: AtomicU64::new(0),
             #[cfg(test)]
             stall: Mutex::default(),
             serial: AtomicU64::new(0),
@@ -147,9 +154,16 @@ impl Layers {
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(ImageError::io("create", &path))?;
         }
         spread(folder);
+        // What cannot be deleted counts until somebody does it.
+        let count = |path: PathBuf, size| layers.lock().trash.extend([(path, size)]);
+        for (_, path) in entries(&layers.trash())? {
+            let size = size_of(&path);
+            count(path, size);
+        }
         for (name, path) in entries(folder)? {
             if name.starts_with("tmp.") {
-                layers.throw(&path)?;
+                let size = size_of(&path);
+                count(layers.throw(&path)?, size);
             }
         }
         for (name, path) in entries(&folder.join("sha256"))? {
@@ -163,7 +177,8 @@ impl Layers {
                 (_, record) => {
                     let error = record.err().map(|error| error.to_string());
                     tracing::info!(layer = %name, error, "layer is not usable and will be deleted");
-                    layers.throw(&path)?;
+                    let size = size_of(&path);
+                    count(layers.throw(&path)?, size);
                 }
             }
         }
@@ -256,7 +271,11 @@ impl Layers {
 
     /// Bytes and inodes of all layers, and of those that are not deleted yet.
     pub fn usage(&self) -> (u64, u64) {
-        let state = self.lock();
+        let mut state = self.lock();
+        // What could not be deleted may have been by hand.
+        let is_gone =
+            |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        state.trash.retain(|path, _| !is_gone(path));
         let known = state.known.values().map(|known| (known.record.bytes, known.record.inodes));
         let trash = state.trash.values().copied();
         known.chain(trash).fold((0, 0), |(bytes, inodes), (more, others)| (bytes + more, inodes + others))
@@ -272,8 +291,22 @@ impl Layers {
         *self.emptying.borrow() != Emptying::No
     }
 
-    /// Waits until all that went into the trash is deleted, or could not be.
-    pub async fn emptied(&self) {
+    /// Notes that an image or a container is removed.
+    pub fn note_removal(&self) {
+        self.removals.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many were, since the start.
+    pub fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
+    }
+
+    /// Waits until all that went into the trash is deleted, or could not be. If that was for want of something that may
+    /// be had by now, it is tried again.
+    pub async fn emptied(self: &Arc<Self>) {
+        if self.owed.swap(false, Ordering::AcqRel) {
+            self.delete_soon();
+        }
         // It cannot fail while this lives, which has the sender.
         let _ = self.emptying.subscribe().wait_for(|now| *now == Emptying::No).await;
     }
@@ -305,7 +338,8 @@ impl Layers {
             }
         };
         if let Err(error) = std::thread::Builder::new().name("layer-trash".into()).spawn(work) {
-            tracing::warn!(%error, "no thread to delete old layers; the next removal will");
+            tracing::warn!(%error, "no thread to delete old layers; tried again when their space is asked for");
+            self.owed.store(true, Ordering::Release);
             self.emptying.send_replace(Emptying::No);
         }
     }
@@ -315,7 +349,15 @@ impl Layers {
         #[cfg(test)]
         let _stall = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
         // Side by side: one takes as long as it takes to find each file's inode.
-        let left = Mutex::new(entries(&self.trash()).unwrap_or_default());
+        let left = match entries(&self.trash()) {
+            Ok(found) => Mutex::new(found),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(error, "old layers cannot be listed; tried again when their space is asked for");
+                self.owed.store(true, Ordering::Release);
+                return;
+            }
+        };
         let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let work = || {
             while let Some((_, path)) = next() {
@@ -403,6 +445,12 @@ fn spread(folder: &Path) {
     if let Err(error) = set() {
         tracing::debug!(%error, "layers are not spread over the disk");
     }
+}
+
+/// Bytes and inodes of a layer's folder as its record tells; none: nothing is known of it.
+fn size_of(folder: &Path) -> (u64, u64) {
+    let record = store::load::<LayerRecord>(&folder.join("layer.json")).ok().flatten();
+    record.map_or((0, 0), |record| (record.bytes, record.inodes))
 }
 
 fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, ImageError> {

@@ -40,7 +40,7 @@ pub(super) async fn run(
     let mut first = true;
     loop {
         let (alive, mut gone) = mpsc::channel(1);
-        let emptying = inner.layers.is_emptying();
+        let (emptying, removals) = (inner.layers.is_emptying(), inner.layers.removals());
         let error = match attempt(&inner, &reference, auth.clone(), platform.clone(), alive).await {
             Ok(image) => {
                 tracing::info!(%reference, %image, elapsed = ?began.elapsed(), "image pulled");
@@ -52,7 +52,9 @@ pub(super) async fn run(
         // So that the caller who hears of the failure finds nothing left of it. A layer that another pull has
         // joined lives on for that one; it is not waited for.
         let _ = tokio::time::timeout(CLEANUP, gone.recv()).await;
-        if !(first && emptying && error.kind() == ErrorKind::ResourceExhausted) {
+        // Not whether something is being deleted now: the layers that this pull finished are.
+        let more_room = emptying || inner.layers.removals() != removals;
+        if !(first && more_room && error.kind() == ErrorKind::ResourceExhausted) {
             return Err(error);
         }
         // Whoever makes room by removing an image may pull the next one at once.

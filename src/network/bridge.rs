@@ -1,32 +1,63 @@
 //! Bridges that a plugin did not live to finish.
 //!
 //! The bridge plugin fixes its bridge's hardware address last. Until then the bridge has its lowest port's, and none, all
-//! zeros, when its last port goes. A later run reads that first and fails to set it in the end.
+//! zeros, when its last port goes. A later run reads that first and fails to set it in the end. It does not try again
+//! where the bridge has its IP address, which it is given before: then a bridge that has ports stays without one of its own.
 
 use serde_json::Value;
 
 use super::cni::config::NetworkConfig;
+use super::error::PluginFailure;
 use super::record::blocking;
 use crate::sys::link;
 
 /// What the plugin calls its bridge if it is not told.
 const DEFAULT: &str = "cni0";
 
+/// Part of what the plugin says that could not set its bridge's hardware address, in every version so far.
+const UNSET: &str = "bridge's mac";
+
 /// Gives those bridges of a network that have lost their address another one; whether there was one.
 pub async fn mend(config: &NetworkConfig) -> bool {
-    let mut mended = false;
-    for name in gateways(config).filter(|name| link::lacks_address(name)) {
-        let bridge = name.to_owned();
-        match blocking(move || Ok(link::give_address(&bridge))).await {
-            Ok(Ok(())) => {
+    each(config, |name| match link::give_address(name) {
+        Ok(given) => {
+            if given {
                 tracing::info!(bridge = name, "bridge had lost its hardware address and was given another");
-                mended = true;
             }
-            Ok(Err(error)) => tracing::warn!(bridge = name, %error, "bridge without hardware address"),
-            Err(_) => {}
+            given
         }
+        Err(error) => {
+            tracing::warn!(bridge = name, %error, "bridge without hardware address");
+            false
+        }
+    })
+    .await
+}
+
+/// Whether a plugin was refused its bridge's address. Meanwhile the bridge may have another by someone else's hand.
+pub fn is_unset(failure: &PluginFailure) -> bool {
+    matches!(failure, PluginFailure::Refused { message, .. } if message.contains(UNSET))
+}
+
+/// Does what the plugin could not, and will not do again: a network's bridges keep the address that they have.
+pub async fn keep(config: &NetworkConfig) {
+    each(config, |name| match link::keep_address(name) {
+        Ok(kept) => kept,
+        Err(error) => {
+            tracing::warn!(bridge = name, %error, "bridge without hardware address of its own");
+            false
+        }
+    })
+    .await;
+}
+
+/// Whether the work had an effect on any of a network's bridges.
+async fn each(config: &NetworkConfig, work: fn(&str) -> bool) -> bool {
+    let names: Vec<String> = gateways(config).map(str::to_owned).collect();
+    if names.is_empty() {
+        return false;
     }
-    mended
+    blocking(move || Ok(names.iter().filter(|name| work(name)).count() > 0)).await.unwrap_or(false)
 }
 
 /// Bridges that the plugin makes a gateway: of others it leaves the address to the kernel.

@@ -247,7 +247,7 @@ impl Network {
         match self.attach_once(request, record.clone()).await {
             // A pod that went in the same moment may have taken the bridge's address along after the plugin was called.
             Err(NetworkError::Plugin { verb: Verb::Add, source, .. })
-                if matches!(*source, PluginFailure::Refused { .. }) && mend(&record).await =>
+                if matches!(*source, PluginFailure::Refused { .. }) && mend_after(&source, &record).await =>
             {
                 tracing::info!(pod = %request.pod, error = chain(&*source), "attaching once more");
                 self.attach_once(request, record).await
@@ -438,6 +438,17 @@ async fn mend(record: &Record) -> bool {
         mended |= bridge::mend(&network.config).await;
     }
     mended
+}
+
+/// Whether an ADD that was refused can go well now, by this call's hand or by that of one beside it.
+async fn mend_after(failure: &PluginFailure, record: &Record) -> bool {
+    if !bridge::is_unset(failure) {
+        return mend(record).await;
+    }
+    for network in &record.networks {
+        bridge::keep(&network.config).await;
+    }
+    true
 }
 
 enum Creation {

@@ -31,8 +31,8 @@ pub struct Watch {
 /// What counts in a folder.
 #[derive(Debug, Default)]
 struct Interest {
-    /// All of it.
-    all: bool,
+    /// All of it, by its path.
+    all: Option<PathBuf>,
     /// Steps of the way to the folder that is watched.
     steps: HashSet<OsString>,
 }
@@ -103,22 +103,18 @@ impl Watch {
         match self.watched.get(&event.wd) {
             // What is no longer on the way, and was taken out.
             None => false,
-            Some(interest) if interest.all => !self.is_unfinished(event.mask, name.unwrap_or(OsStr::new(""))),
+            Some(Interest { all: Some(folder), .. }) => !is_unfinished(folder, event.mask, name.unwrap_or_default()),
             Some(interest) => name.is_none_or(|name| interest.steps.contains(name)),
         }
-    }
-
-    /// A file that is only just being made is: it is announced again when its writer closes it.
-    fn is_unfinished(&self, mask: EventMask, name: &OsStr) -> bool {
-        let unfinished = |metadata: fs::Metadata| metadata.is_file() && metadata.nlink() == 1;
-        mask.contains(EventMask::CREATE) && fs::symlink_metadata(self.folder.join(name)).is_ok_and(unfinished)
     }
 
     /// Puts watches where they belong now, and takes them away elsewhere.
     fn extend(&mut self) -> io::Result<()> {
         let mut watched = HashMap::new();
         if let Some(found) = self.watch_way(&mut watched)? {
-            self.watch_all(&found, &mut watched)?;
+            if !self.watch_all(&found, &mut watched)? && found.exists() {
+                tracing::warn!(path = %found.display(), "folder may not be watched: its changes take effect at the next start");
+            }
             for entry in fs::read_dir(&found).into_iter().flatten().flatten() {
                 if entry.path().is_dir() {
                     self.watch_all(&entry.path(), &mut watched)?;
@@ -166,7 +162,8 @@ impl Watch {
         Ok(Some(here))
     }
 
-    fn watch_all(&self, folder: &Path, watched: &mut HashMap<WatchDescriptor, Interest>) -> io::Result<()> {
+    /// Watches a folder for all that happens in it; whether it can be.
+    fn watch_all(&self, folder: &Path, watched: &mut HashMap<WatchDescriptor, Interest>) -> io::Result<bool> {
         let mask = WatchMask::CREATE
             | WatchMask::CLOSE_WRITE
             | WatchMask::MOVED_TO
@@ -174,10 +171,9 @@ impl Watch {
             | WatchMask::DELETE
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
-        if let Some(watch) = self.add(folder, mask)? {
-            watched.entry(watch).or_default().all = true;
-        }
-        Ok(())
+        let Some(watch) = self.add(folder, mask)? else { return Ok(false) };
+        watched.entry(watch).or_default().all = Some(folder.to_owned());
+        Ok(true)
     }
 
     /// Watches a folder; `None` if it cannot be: it is gone, or others may not look into it.
@@ -190,6 +186,12 @@ impl Watch {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A file that is only just being made is: it is announced again when its writer closes it.
+fn is_unfinished(folder: &Path, mask: EventMask, name: &OsStr) -> bool {
+    let unfinished = |metadata: fs::Metadata| metadata.is_file() && metadata.nlink() == 1;
+    mask.contains(EventMask::CREATE) && fs::symlink_metadata(folder.join(name)).is_ok_and(unfinished)
 }
 
 /// The steps of a path, last first.
@@ -228,6 +230,10 @@ mod tests {
         assert!(seen(&mut watch).await, "folder of a network made");
         fs::write(folder.join("net/10.conf"), "x").unwrap();
         assert!(seen(&mut watch).await, "plugin of a network written");
+        fs::write(folder.join("20-net.conf"), "x").unwrap();
+        assert!(seen(&mut watch).await, "file of a name that the network has, too");
+        std::os::unix::fs::symlink("/nowhere", folder.join("net/20-net.conf")).unwrap();
+        assert!(seen(&mut watch).await, "link made in the network's folder");
         std::os::unix::fs::symlink("/nowhere", folder.join("20.conf")).unwrap();
         assert!(seen(&mut watch).await, "link made");
         fs::rename(&folder, root.path().join("old")).unwrap();
@@ -265,6 +271,44 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(50), watch.changed()).await.is_err());
         drop(file);
         assert!(seen(&mut watch).await);
+    }
+
+    /// What is logged, with all fields.
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_folder_that_may_not_be_watched_is_told_of() {
+        use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let log = Log::default();
+        let writer = log.clone();
+        let sink = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let folder = root.path().join("net.d");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o0)).unwrap();
+        // Capabilities are the thread's.
+        let watching = std::thread::spawn(move || {
+            let mut sets = capabilities(None).unwrap();
+            sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+            set_capabilities(None, sets).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            tracing::subscriber::with_default(sink, || runtime.block_on(async { Watch::new(&folder).map(drop) }))
+        });
+        watching.join().unwrap().unwrap();
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("net.d") && log.contains("may not be watched"), "{log}");
     }
 
     #[tokio::test]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use futures_util::stream;
 use tonic::{Request, Response, Status};
 
-use super::Services;
 use super::status::unavailable_yet;
+use super::{Services, trace};
 use crate::proto;
 use crate::proto::image_service_server::ImageService;
 
@@ -63,13 +63,15 @@ impl ImageService for Door {
         &self,
         request: Request<proto::RemoveImageRequest>,
     ) -> Result<Response<proto::RemoveImageResponse>, Status> {
-        remove::remove_image(&self.services, request.into_inner()).await.map(Response::new)
+        let patience = trace::patience(request.metadata().as_ref());
+        remove::remove_image(&self.services, request.into_inner(), patience).await.map(Response::new)
     }
 
     async fn image_fs_info(
         &self,
-        _: Request<proto::ImageFsInfoRequest>,
+        request: Request<proto::ImageFsInfoRequest>,
     ) -> Result<Response<proto::ImageFsInfoResponse>, Status> {
-        fs_info::image_fs_info(&self.services).await.map(Response::new)
+        let patience = trace::patience(request.metadata().as_ref());
+        Ok(Response::new(fs_info::image_fs_info(&self.services, patience).await))
     }
 }

@@ -58,7 +58,7 @@ async fn every_form_of_image_arrives() {
     }
     assert_eq!(images.list().len(), forms.len());
     assert_eq!(fs::read_dir(root.path().join("layers/sha256")).unwrap().count(), 1 + forms.len(), "the base is shared");
-    let info = images.fs_info().await.unwrap();
+    let info = images.fs_info();
     assert!(info.used_bytes > 0 && info.inodes_used > 10 && info.mountpoint.starts_with(root.path()));
     assert_eq!(fs::metadata(root.path().join("layers")).unwrap().mode() & 0o777, 0o700);
     assert_eq!(fs::metadata(root.path().join("images")).unwrap().mode() & 0o777, 0o700);
@@ -331,7 +331,7 @@ async fn a_tag_that_is_here_costs_one_question() {
 
 /// Pulls in an image store on a small file system of its own, in a thread that has mounts of its own, as have those it
 /// starts.
-fn on_a_small_disk(size: &'static str, work: impl AsyncFnOnce(&Path, Images) + Send + 'static) {
+pub(super) fn on_a_small_disk(size: &'static str, work: impl AsyncFnOnce(&Path, Images) + Send + 'static) {
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
     let pulled = std::thread::spawn(move || {
@@ -390,6 +390,31 @@ fn what_is_being_deleted_makes_no_disk_full() {
     });
 }
 
+#[test]
+fn what_is_removed_during_a_pull_makes_no_disk_full() {
+    let Some(registry) = Registry::start().filter(|_| is_root()) else { return };
+    for name in ["old", "new"] {
+        let big = Tar::default().file(name, &vec![1; 10 << 20]).finish();
+        registry.put(name, "1", OCI, &[big], json!({}));
+    }
+    let host = registry.address.clone();
+    on_a_small_disk("size=16m", async move |_, images| {
+        let [old, new] = ["old", "new"].map(|name| format!("{host}/{name}:1"));
+        images.pull(&old, None, None).await.unwrap();
+        let slots = images.inner.slots.clone().acquire_many_owned(6).await.unwrap();
+        let mut pull = std::pin::pin!(images.pull(&new, None, None));
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut pull).await;
+        assert!(early.is_err(), "its layer must not come yet: {early:?}");
+        let stalled = Stalled::new(&images);
+        images.remove(&old).await.unwrap();
+        drop(slots);
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut pull).await;
+        assert!(early.is_err(), "there is no room for it yet: {early:?}");
+        drop(stalled);
+        pull.await.unwrap();
+    });
+}
+
 #[tokio::test]
 async fn a_removal_waits_for_no_deletion() {
     let Some(registry) = Registry::start() else { return };
@@ -409,23 +434,25 @@ async fn a_removal_waits_for_no_deletion() {
         assert_eq!(fs::read_dir(root.path().join("layers/trash")).unwrap().count(), removed + 1);
         assert_eq!(fs::read_dir(root.path().join("layers/sha256")).unwrap().count(), 1 - removed);
     }
-    assert_eq!(images.fs_info().await.unwrap().used_bytes, whole, "it still takes what it took");
+    images.deleted(Duration::from_millis(50)).await;
+    assert_eq!(images.fs_info().used_bytes, whole, "it still takes what it took");
     images.pull(&names[0], None, None).await.unwrap();
     images.remove(&names[0]).await.unwrap();
     drop(stalled);
-    let info = images.fs_info().await.unwrap();
-    assert_eq!((info.used_bytes, info.inodes_used), (0, 0), "who asks now is told of the end");
+    images.deleted(Duration::from_secs(60)).await;
+    let info = images.fs_info();
+    assert_eq!((info.used_bytes, info.inodes_used), (0, 0), "who waits is told of the end");
     assert_eq!(census(root.path()), Vec::<String>::new());
 }
 
 /// While this lives, nothing is deleted.
-struct Stalled {
+pub(super) struct Stalled {
     thread: Option<std::thread::JoinHandle<()>>,
     end: std::sync::mpsc::Sender<()>,
 }
 
 impl Stalled {
-    fn new(images: &Images) -> Self {
+    pub(super) fn new(images: &Images) -> Self {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let (begin, begun) = std::sync::mpsc::channel();
         let layers = images.inner.layers.clone();
@@ -459,7 +486,7 @@ async fn measured_pull() {
         let began = std::time::Instant::now();
         images.pull(&name, None, None).await.unwrap();
         let took = began.elapsed();
-        let info = images.fs_info().await.unwrap();
+        let info = images.fs_info();
         println!("{took:?} for {} bytes in {} inodes", info.used_bytes, info.inodes_used);
         images.remove(&name).await.unwrap();
         drop(root);

@@ -5,6 +5,8 @@ use std::fs;
 use serde_json::json;
 
 use super::archives::Tar;
+use super::is_root;
+use super::pulls::{Stalled, on_a_small_disk};
 use super::registry::{OCI, Registry, census, store};
 use crate::image::{Images, Settings};
 
@@ -103,4 +105,61 @@ async fn containers_from_before_keep_their_layers() {
     hold.release();
     images.inner.layers.emptied().await;
     assert_eq!(census(root.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_could_not_be_listed_is_deleted_later() {
+    let Some(registry) = Registry::start() else { return };
+    let (root, images) = store();
+    registry.put("app", "1", OCI, &[layer("below"), layer("above")], json!({}));
+    let name = format!("{}/app:1", registry.address);
+    images.pull(&name, None, None).await.unwrap();
+    let (trash, aside) = (root.path().join("layers/trash"), root.path().join("aside"));
+    let stalled = Stalled::new(&images);
+    images.remove(&name).await.unwrap();
+    fs::rename(&trash, &aside).unwrap();
+    fs::write(&trash, "").unwrap();
+    drop(stalled);
+    images.inner.layers.emptied().await;
+    fs::remove_file(&trash).unwrap();
+    fs::rename(&aside, &trash).unwrap();
+    assert_eq!(census(root.path()).len(), 2);
+    images.inner.layers.emptied().await;
+    assert_eq!(census(root.path()), Vec::<String>::new());
+}
+
+#[test]
+fn what_cannot_be_deleted_counts_until_somebody_does_it() {
+    use nix::mount::{MsFlags, mount, umount};
+    let Some(registry) = Registry::start().filter(|_| is_root()) else { return };
+    registry.put("app", "1", OCI, &[layer("below"), layer("above")], json!({}));
+    let name = format!("{}/app:1", registry.address);
+    on_a_small_disk("size=16m", async move |root, images| {
+        images.pull(&name, None, None).await.unwrap();
+        while !images.inner.index().images().all(|entry| entry.synced) {
+            tokio::task::yield_now().await;
+        }
+        let usage = images.inner.layers.usage();
+        drop(images);
+        // An earlier daemon came as far as the trash with one of them; the other is of an image that is damaged.
+        let [first, second] =
+            [0, 1].map(|i| fs::read_dir(root.join("layers/sha256")).unwrap().nth(i).unwrap().unwrap());
+        for layer in [&first, &second] {
+            let none: Option<&str> = None;
+            mount(Some("tmpfs"), &layer.path().join("fs"), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        }
+        fs::rename(first.path(), root.join("layers/trash/old")).unwrap();
+        for record in fs::read_dir(root.join("images")).unwrap() {
+            fs::remove_file(record.unwrap().path()).unwrap();
+        }
+        let images = Images::open_in_boot(Settings::new(root), "another boot".into()).unwrap();
+        images.inner.layers.emptied().await;
+        assert_eq!((images.inner.layers.usage(), usage.1 > 0), (usage, true));
+        for layer in fs::read_dir(root.join("layers/trash")).unwrap() {
+            let layer = layer.unwrap().path();
+            umount(&layer.join("fs")).unwrap();
+            fs::remove_dir_all(layer).unwrap();
+        }
+        assert_eq!(images.inner.layers.usage(), (0, 0));
+    });
 }
