@@ -15,7 +15,7 @@ use podwright::wire::{PauseSpec, Process, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::harness::slowness;
+use crate::harness::{eventually, secs, slowness};
 
 /// A monitor of its own; killed with its pause if a test fails.
 struct Pod {
@@ -153,8 +153,13 @@ impl Drop for Cgroup {
 async fn pause_holds_namespaces_and_nothing_else() {
     let pod = Pod::new().await;
     let pause = pod.monitor.pause(spec()).await.unwrap();
+    // Its first act is to give itself that name.
+    eventually(secs(10), "the name", async || match status(pause).remove("Name") {
+        Some(name) if name == "pause" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     let status = status(pause);
-    assert_eq!(status["Name"], "pause");
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status[set], "0000000000000000", "{set}");
     }

@@ -174,6 +174,7 @@ fn has_arguments(pid: i32, wanted: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Stdio;
 
     #[test]
     fn codes_follow_the_shell() {
@@ -202,8 +203,9 @@ mod tests {
     #[test]
     fn a_process_is_found_by_its_arguments() {
         let mark = format!("mark-{}", std::process::id());
-        let mut child =
-            std::process::Command::new("sh").args(["-c", "sleep 100; true", "--pod", &mark]).spawn().unwrap();
+        let mut command = std::process::Command::new("sh");
+        // It has no children that would be left over.
+        let mut child = command.args(["-c", "read line", "--pod", &mark]).stdin(Stdio::piped()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let started = start_time(pid).unwrap();
         assert!(lives(pid, started) && !lives(pid, started + 1));
