@@ -133,7 +133,9 @@ async fn folders_nested_by_the_thousand() {
         assert_eq!(node.exec(&ctr, &["sh", "-c", script]).await, "made\n");
         let request = ContainerStatsRequest { container_id: ctr.id.clone() };
         let stats = node.cri().runtime().container_stats(request).await.unwrap().into_inner().stats.unwrap();
-        assert!(stats.writable_layer.unwrap().inodes_used.unwrap().value >= 12_000);
+        // AppArmor lets nobody go deeper than a path of 8 KiB.
+        let inodes = stats.writable_layer.unwrap().inodes_used.unwrap().value;
+        assert!(inodes >= 3500, "{inodes}");
         let daemon = node.daemon().pid();
         node.remove_container(&ctr.id).await.unwrap();
         if dies {
