@@ -1,14 +1,13 @@
 //! `podwright image ls|pull|rm`: a small client of the daemon's (or any) CRI socket.
 
 use std::collections::HashSet;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Failure, Outcome, print};
+use super::{Failure, Outcome, complain, print};
 use crate::config;
 use crate::kubelet;
 use crate::proto;
@@ -169,12 +168,6 @@ async fn remove_one(client: &mut Client, name: &str) -> Result<Option<(proto::Im
         Some(image) if status(client, &image.id).await?.is_some() => Err("the runtime does not say why".into()),
         found => Ok(found.map(|image| (image, users))),
     }
-}
-
-/// The exit code of what failed in part. Nothing can be done about a stderr that is closed.
-fn complain(complaint: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "podwright: {complaint}");
-    ExitCode::FAILURE
 }
 
 async fn status(client: &mut Client, name: &str) -> Result<Option<proto::Image>, Failure> {

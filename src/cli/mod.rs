@@ -117,6 +117,12 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Tells of what failed in part; its exit code. Nothing can be done about a stderr that is closed.
+fn complain(complaint: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "podwright: {complaint}");
+    ExitCode::FAILURE
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use crate::kubelet::remove::{Options, Wanted, remove};
 use crate::proto;
 use crate::types::chain;
 
-use super::run;
+use super::{complain, print, run};
 
 /// Stop and remove pods that `podwright run` left
 ///
@@ -36,16 +36,9 @@ pub struct Args {
 /// Runs the command. Prints what was removed; errors, too, and goes on past them.
 pub async fn run(args: Args) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
-    let mut complain = |text: String| {
-        eprintln!("podwright: {text}");
-        code = ExitCode::FAILURE;
-    };
     let cri = match connect(&args.runtime_endpoint).await {
         Ok(cri) => cri,
-        Err(text) => {
-            complain(text);
-            return code;
-        }
+        Err(text) => return complain(&text),
     };
     let dirs = Arc::new(run::dirs(args.root.as_deref()));
     let options = Options { endpoint: args.runtime_endpoint, dirs, grace: args.grace_period };
@@ -53,7 +46,7 @@ pub async fn run(args: Args) -> ExitCode {
         let wanted = match wanted(text) {
             Ok(wanted) => wanted,
             Err(text) => {
-                complain(text);
+                code = complain(&text);
                 continue;
             }
         };
@@ -62,8 +55,8 @@ pub async fn run(args: Args) -> ExitCode {
             for result in results {
                 match result {
                     // A reader that left is no reason to leave pods.
-                    Ok(pod) => drop(super::print(&format!("{}/{} {}\n", pod.namespace, pod.name, pod.uid))),
-                    Err(error) => complain(chain(&error)),
+                    Ok(pod) => drop(print(&format!("{}/{} {}\n", pod.namespace, pod.name, pod.uid))),
+                    Err(error) => code = complain(&chain(&error)),
                 }
             }
         }

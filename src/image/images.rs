@@ -207,8 +207,8 @@ impl Images {
     }
 
     /// Removes an image with all its names: once this returns, it is gone from all lists and nothing brings it back. Its
-    /// layers are deleted after that, in the background: see [`Images::deleted`]. One that is not here is fine. Layers that containers hold stay
-    /// until those are gone.
+    /// layers are deleted after that, in the background: see [`Images::deleted`]. One that is not here is fine. Layers
+    /// that containers hold stay until those are gone.
     pub async fn remove(&self, reference_or_id: &str) -> Result<(), ImageError> {
         let inner = self.inner.clone();
         let text = reference_or_id.to_owned();

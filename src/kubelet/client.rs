@@ -232,7 +232,7 @@ impl Cri {
 }
 
 /// The path of an endpoint's socket.
-fn path_of(endpoint: &str) -> &str {
+pub(super) fn path_of(endpoint: &str) -> &str {
     endpoint.strip_prefix("unix://").unwrap_or(endpoint)
 }
 

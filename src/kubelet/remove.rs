@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::types::{ErrorKind, HasKind};
 
-use super::client::{Cri, CriError};
+use super::client::{Cri, CriError, path_of};
 use super::one_shot::OWNER;
 use super::pod_worker::WorkerError;
 use super::record::{Claim, Held, Record};
@@ -156,7 +156,7 @@ async fn one(cri: &Cri, options: &Options, record: &Record) -> Result<(), Remove
     if record.pod.owner != OWNER {
         return Err(RemoveError::Kubelet { pod, manifest: record.manifest.clone() });
     }
-    if !record.endpoint.is_empty() && path(&record.endpoint) != path(&options.endpoint) {
+    if !record.endpoint.is_empty() && path_of(&record.endpoint) != path_of(&options.endpoint) {
         return Err(RemoveError::Elsewhere { pod, endpoint: record.endpoint.clone() });
     }
     let folder = options.dirs.pods.join(&record.pod.uid);
@@ -183,10 +183,6 @@ async fn unknown(cri: &Cri, wanted: &Wanted) -> Result<RemoveError, CriError> {
     })
 }
 
-fn path(endpoint: &str) -> &str {
-    endpoint.strip_prefix("unix://").unwrap_or(endpoint)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +195,6 @@ mod tests {
             assert_eq!(Wanted::parse(wanted).is(&pod), want, "{wanted}");
         }
         assert!(!Wanted { uid: Some(text("u-2")), ..Wanted::parse("ns/web") }.is(&pod));
-        assert_eq!(path("unix:///a/b"), path("/a/b"));
+        assert_eq!(path_of("unix:///a/b"), path_of("/a/b"));
     }
 }

@@ -369,16 +369,20 @@ fn a_full_disk_is_said_and_left_clean() {
     });
 }
 
+/// Two images of 10 MiB each.
+fn two_of_ten(registry: &Registry) -> [String; 2] {
+    ["old", "new"].map(|name| {
+        let big = Tar::default().file(name, &vec![1; 10 << 20]).finish();
+        registry.put(name, "1", OCI, &[big], json!({}));
+        format!("{}/{name}:1", registry.address)
+    })
+}
+
 #[test]
 fn what_is_being_deleted_makes_no_disk_full() {
     let Some(registry) = Registry::start().filter(|_| is_root()) else { return };
-    for name in ["old", "new"] {
-        let big = Tar::default().file(name, &vec![1; 10 << 20]).finish();
-        registry.put(name, "1", OCI, &[big], json!({}));
-    }
-    let host = registry.address.clone();
+    let [old, new] = two_of_ten(&registry);
     on_a_small_disk("size=16m", async move |_, images| {
-        let [old, new] = ["old", "new"].map(|name| format!("{host}/{name}:1"));
         images.pull(&old, None, None).await.unwrap();
         let stalled = Stalled::new(&images);
         images.remove(&old).await.unwrap();
@@ -393,13 +397,8 @@ fn what_is_being_deleted_makes_no_disk_full() {
 #[test]
 fn what_is_removed_during_a_pull_makes_no_disk_full() {
     let Some(registry) = Registry::start().filter(|_| is_root()) else { return };
-    for name in ["old", "new"] {
-        let big = Tar::default().file(name, &vec![1; 10 << 20]).finish();
-        registry.put(name, "1", OCI, &[big], json!({}));
-    }
-    let host = registry.address.clone();
+    let [old, new] = two_of_ten(&registry);
     on_a_small_disk("size=16m", async move |_, images| {
-        let [old, new] = ["old", "new"].map(|name| format!("{host}/{name}:1"));
         images.pull(&old, None, None).await.unwrap();
         let slots = images.inner.slots.clone().acquire_many_owned(6).await.unwrap();
         let mut pull = std::pin::pin!(images.pull(&new, None, None));

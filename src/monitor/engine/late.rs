@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, StatVfsMountFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use serde_json::{Value, json};
@@ -198,20 +198,10 @@ impl Opened {
                 false => {}
             }
             if !is_folder && parts.peek().is_none() {
-                make_file(&at, part.as_ref(), owner)?;
+                rootfs::make_file(&at, part, owner)?;
                 return rustix::fs::openat(&at, part, path, Mode::empty()).map_err(Into::into);
             }
-            let made = rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o755));
-            let next = rustix::fs::openat(&at, part, path | folder, Mode::empty());
-            match made {
-                Ok(()) => {
-                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    rootfs::give(&rustix::fs::openat(&at, part, flags | folder, Mode::empty())?, owner)?;
-                }
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            at = next?;
+            at = rootfs::step(&at, part, owner)?;
         }
         Ok(at)
     }
@@ -221,7 +211,7 @@ impl Opened {
         let root = rustix::fs::open("/", flags, Mode::empty())?;
         let at = match (self.place.parent(), self.place.file_name()) {
             (Some(folder), Some(name)) if !is_folder => {
-                make_file(&rootfs::make_folder(&root, folder, owner)?, name.as_ref(), owner)?;
+                rootfs::make_file(&rootfs::make_folder(&root, folder, owner)?, name, owner)?;
                 let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
                 rustix::fs::openat2(&root, &self.place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?
             }
@@ -235,22 +225,6 @@ impl Opened {
             return Err(io::Error::other("by links it leads to /proc"));
         }
         Ok(at)
-    }
-}
-
-/// Makes an empty file where nothing is.
-fn make_file(folder: &OwnedFd, name: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(file) => {
-            let found = rustix::fs::fstat(&file)?;
-            if (found.st_uid, found.st_gid) != (uid, gid) {
-                rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-            }
-            Ok(())
-        }
-        Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }
 

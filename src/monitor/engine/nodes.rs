@@ -165,15 +165,7 @@ fn place(device: &Device, root: &OwnedFd, owner: (u32, u32)) -> std::io::Result<
     let (Some(folders), Some(name)) = (inside.parent(), inside.file_name()) else { return Err(Errno::INVAL.into()) };
     let mut at = root.try_clone()?;
     for part in folders.iter() {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o755)) {
-            Ok(()) => {
-                at = rustix::fs::openat(&at, part, flags, Mode::empty())?;
-                rootfs::give(&at, owner)?;
-            }
-            Err(Errno::EXIST) => at = rustix::fs::openat(&at, part, flags, Mode::empty())?,
-            Err(error) => return Err(error.into()),
-        }
+        at = rootfs::step(&at, part, owner)?;
     }
     device.make(&at, name).map_err(Into::into)
 }

@@ -152,6 +152,37 @@ fn make_by_links(root: &OwnedFd, path: &Path, owner: (u32, u32), links: usize) -
     Ok(parent)
 }
 
+/// The folder `name` of `at`, by no link; made for `owner` if it is missing.
+pub(super) fn step(at: &OwnedFd, name: &std::ffi::OsStr, owner: (u32, u32)) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => {
+            let made = rustix::fs::openat(at, name, flags | OFlags::RDONLY, Mode::empty())?;
+            give(&made, owner)?;
+            Ok(made)
+        }
+        Err(rustix::io::Errno::EXIST) => Ok(rustix::fs::openat(at, name, flags | OFlags::PATH, Mode::empty())?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes an empty file in `folder` for `owner` where nothing is. Whether what is there can be mounted on shows when it is.
+pub(super) fn make_file(folder: &OwnedFd, name: &std::ffi::OsStr, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(file) => {
+            let found = rustix::fs::fstat(&file)?;
+            if (found.st_uid, found.st_gid) != (uid, gid) {
+                let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+                rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+            }
+            Ok(())
+        }
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Gives a folder that was just made to `owner`: root, although the caller may be the container's user by now.
 /// Whoever can write where it was made may have put another one in its place before it was opened: only what
 /// is the caller's, and empty, is given away.

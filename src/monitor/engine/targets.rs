@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde_json::Value;
 
@@ -230,13 +230,5 @@ fn make_in(root: &Path, path: &Path, target: &Target, owner: (u32, u32)) -> io::
         return rootfs::make_folder(&root, path, owner).map(drop);
     };
     let folder = rootfs::make_folder(&root, folder, owner)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(file) => {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1))).map_err(Into::into)
-        }
-        // Whether that can be mounted on shows when it is.
-        Err(rustix::io::Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    rootfs::make_file(&folder, name, owner)
 }
