@@ -88,6 +88,10 @@ impl Monitor {
     /// The helper was reaped. All it had to say is in the pipe now, even if something that it forked
     /// holds the other end.
     pub(super) fn on_helper_ended(&mut self, number: u64, ended: Ended) {
+        if libc::WIFSIGNALED(ended.status) {
+            // By whomever: what it had forked may be left.
+            self.sweep_later();
+        }
         let Some(running) = self.jobs.get_mut(&number) else { return };
         running.helper = None;
         running.status = Some(ended.status);

@@ -30,7 +30,7 @@ const DELETE_LIMIT: Duration = Duration::from_secs(30);
 const CREATE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Time for processes to end after SIGKILL; one that waits for a dead disk may take for ever.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 impl Monitor {
     /// Request::Create

@@ -34,6 +34,8 @@ pub enum Source {
     Console(ContainerId),
     /// A container's processes were killed, and should be gone by this time.
     Killed(ContainerId),
+    /// What killed helpers left should be gone by this time.
+    Swept,
     /// Output of an exec.
     ExecOutput(u64, Stream),
     /// An exec's time limit.

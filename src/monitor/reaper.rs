@@ -38,12 +38,24 @@ pub struct Children {
     early: BTreeMap<i32, Ended>,
     /// A helper was killed; what it had forked may be left.
     sweep: bool,
+    /// Nobody waits any more for what is left to end.
+    resigned: bool,
 }
 
 impl Children {
     /// `pid` was forked by this process itself a moment ago.
     pub fn expect(&mut self, pid: i32, owner: Owner) {
         self.known.insert(pid, owner);
+    }
+
+    /// Whether nothing that killed helpers had forked is left, or is waited for.
+    pub fn swept(&self) -> bool {
+        !self.sweep || self.resigned
+    }
+
+    /// The end of that is not waited for any longer.
+    pub fn resign(&mut self) {
+        self.resigned = true;
     }
 }
 
@@ -108,21 +120,29 @@ impl Monitor {
             return;
         }
         self.children.early.clear();
-        if !std::mem::take(&mut self.children.sweep) {
+        if !self.children.sweep {
             return;
         }
         let (Ok(own), Ok(children)) =
             (fs::read_to_string("/proc/self/cgroup"), fs::read_to_string("/proc/thread-self/children"))
         else {
+            self.children.sweep = false;
             return warn!("cannot look for what killed helpers left");
         };
         let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+        let mut left = false;
         for pid in children.filter(|pid| !self.children.known.contains_key(pid)) {
             if fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup == own) {
                 info!(pid, "killing what a helper left");
                 // It is our child and not reaped, so the pid is its own.
                 let _ = process::pidfd(pid).and_then(|handle| process::signal(handle, libc::SIGKILL));
+                left = true;
+            } else {
+                // One that is ending has left its cgroup, and may have children that come to us when it has ended.
+                left |= process::is_ending(pid);
             }
         }
+        // Their ends lead here again, and with them come their own children.
+        self.children.sweep = left;
     }
 }

@@ -2,6 +2,8 @@
 
 use super::container::{Doing, MAX_QUEUE};
 use super::failure;
+use super::life::KILL_LIMIT;
+use super::poll::Source;
 use super::server::{Caller, Closing, Monitor};
 use crate::types::{ContainerId, ErrorKind};
 use crate::wire::{Failure, Reply, Request, State, VERSION};
@@ -85,6 +87,7 @@ impl Monitor {
 
     fn shut_down(&mut self, caller: Caller) {
         self.closing.get_or_insert_with(Closing::default).callers.push(caller);
+        self.poll.timer(KILL_LIMIT, Source::Swept);
         self.kill_pause(None);
         let all: Vec<ContainerId> = self.containers.keys().cloned().collect();
         for container in all {

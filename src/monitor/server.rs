@@ -177,6 +177,7 @@ impl Monitor {
             Source::Output(container, stream) => self.on_output(&container, stream),
             Source::Console(container) => self.on_console(&container),
             Source::Killed(container) => self.kill_is_late(&container),
+            Source::Swept => self.children.resign(),
             Source::ExecOutput(exec, stream) => self.on_exec_output(exec, stream),
             Source::ExecLimit(exec) => self.exec_is_late(exec),
             Source::ExecDrain(exec) => self.exec_is_drained(exec),
@@ -277,11 +278,16 @@ impl Monitor {
             && self.closing.is_none()
             && self.containers.is_empty()
             && self.jobs.is_empty()
+            && self.children.swept()
             && self.sandbox.is_gone()
     }
 
     fn closed(&self) -> bool {
-        self.closing.is_some() && self.containers.is_empty() && self.jobs.is_empty() && self.sandbox.is_gone()
+        self.closing.is_some()
+            && self.containers.is_empty()
+            && self.jobs.is_empty()
+            && self.children.swept()
+            && self.sandbox.is_gone()
     }
 
     fn farewell(&mut self) {

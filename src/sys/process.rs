@@ -129,6 +129,15 @@ pub fn parent(pid: i32) -> Option<i32> {
     text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().nth(1)?.parse().ok().filter(|parent| *parent > 0)
 }
 
+/// Whether a process has begun to end, or has ended and waits to be reaped. One that is gone is not ending.
+pub fn is_ending(pid: i32) -> bool {
+    /// Of the flags, field 9 of /proc/PID/stat.
+    const EXITING: u64 = 0x4;
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let fields = || text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().nth(6)?.parse::<u64>().ok();
+    fields().is_some_and(|flags| flags & EXITING != 0)
+}
+
 /// The program's name, in parentheses, may hold anything, parentheses and spaces too.
 fn parse_stat(text: &str) -> Option<(u8, u64)> {
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
@@ -197,6 +206,7 @@ mod tests {
         assert_eq!(parse_stat(""), None);
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(stat(own).is_some_and(|(state, _)| b"RS".contains(&state)));
+        assert!(!is_ending(own));
         assert_eq!(parent(own), i32::try_from(std::os::unix::process::parent_id()).ok());
     }
 
@@ -213,6 +223,8 @@ mod tests {
         // Between fork and execve it looks like this test.
         while kill_by_arguments(&["--pod", &mark]).is_empty() {}
         assert!(!lives(pid, started), "a zombie does not live");
+        assert!(is_ending(pid));
         assert_eq!(child.wait().unwrap().code(), None);
+        assert!(!is_ending(pid));
     }
 }
