@@ -81,26 +81,63 @@ async fn a_refused_pod_leaves_no_folders() {
     node.finish().await;
 }
 
-#[tokio::test]
-async fn a_pod_that_is_given_up_while_its_network_fails_leaves_no_folders() {
+/// A node whose network makes the file `reached`, waits for the file `go`, and fails.
+async fn failing_network() -> Node {
     let node = node().await;
     let list = cni::conflist(&[serde_json::json!({ "type": "slow" })]);
-    let (reached, go) = (node.dir().join("reached"), node.dir().join("go"));
     let steps = format!(
-        "touch {}; until [ -e {} ]; do sleep 0.05; done; echo '{{\"code\": 100, \"msg\": \"no\"}}'; exit 1",
-        reached.display(),
-        go.display()
+        "touch {0}/reached; until [ -e {0}/go ]; do sleep 0.05; done; echo '{{\"code\": 100, \"msg\": \"no\"}}'; exit 1",
+        node.dir().display()
     );
     cni::script(node.dir(), "slow", &cni::on_add(&steps));
     config::install_cni(node.dir(), &list);
+    node
+}
+
+async fn reached(node: &Node) {
+    let reached = node.dir().join("reached");
+    eventually(secs(30), "the plugin", async || if reached.exists() { Ok(()) } else { Err(String::new()) }).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_is_given_up_while_its_network_fails_leaves_no_folders() {
+    let node = failing_network().await;
     let path = node.dir().join("pod.yaml");
     fs::write(&path, pod("slow", &format!("  containers:\n{}", container("c", "true", "")))).unwrap();
     let driver = Driver::start(&node, "run", &["run", path.to_str().unwrap()]);
-    eventually(secs(30), "the plugin", async || if reached.exists() { Ok(()) } else { Err(String::new()) }).await;
+    reached(&node).await;
     driver.signal(Signal::SIGINT);
-    fs::write(go, "").unwrap();
+    fs::write(node.dir().join("go"), "").unwrap();
     let outcome = driver.ends().await;
     assert_ne!(outcome.code, 0, "{outcome:?}");
+    nothing_left(&node).await;
+    no_folders(&node);
+    node.finish().await;
+}
+
+/// What the runtime had been asked for is known then, so the next driver has nothing to wait for.
+#[tokio::test]
+async fn a_driver_that_is_told_to_end_waits_for_the_answer_about_a_sandbox() {
+    let node = failing_network().await;
+    let folder = node.dir().join("manifests");
+    fs::create_dir(&folder).unwrap();
+    let manifest = folder.join("slow.yaml");
+    fs::write(&manifest, pod("slow", &format!("  containers:\n{}", container("c", "true", "")))).unwrap();
+    let args = ["kubelet", "--manifests", folder.to_str().unwrap()];
+    let first = Driver::start(&node, "first", &args);
+    reached(&node).await;
+    first.signal(Signal::SIGTERM);
+    fs::write(node.dir().join("go"), "").unwrap();
+    first.ends().await;
+    fs::remove_file(&manifest).unwrap();
+    let next = Driver::start(&node, "next", &args);
+    eventually(secs(30), "the folders' end", async || {
+        let left = [left(&node, "pods"), left(&node, "logs")].concat();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    next.signal(Signal::SIGTERM);
+    next.ends().await;
     nothing_left(&node).await;
     no_folders(&node);
     node.finish().await;

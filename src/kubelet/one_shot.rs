@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::proto;
 use crate::types::{ErrorKind, HasKind, chain, now_ns};
@@ -149,6 +150,7 @@ pub async fn run(
         listener: events.listen(),
         reports,
         halt: halted,
+        asking: TaskTracker::new(),
     };
     let mut worker = Worker::new(job.clone(), tools, false);
     let mut task = tokio::spawn(async move { worker.run().await });
@@ -224,9 +226,9 @@ fn is_settled(result: &Result<Outcome, WorkerError>) -> bool {
 /// Removes what was made for a pod that never came to be.
 async fn forget(claim: Claim, uid: String) -> Result<(), OneShotError> {
     let removed = tokio::task::spawn_blocking(move || {
-        let own = claim.made().iter().any(|folder| folder.ends_with(&uid));
-        let content = if own { volumes::remove_content(claim.folder()) } else { Ok(()) };
-        content?;
+        if claim.made().iter().any(|folder| folder.ends_with(&uid)) {
+            volumes::remove_content(claim.folder())?;
+        }
         let removed = claim.made().iter().map(|folder| volumes::remove_tree(folder)).collect::<Vec<_>>();
         remove_cgroups(&uid);
         remove_shared_cgroups();

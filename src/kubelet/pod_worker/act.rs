@@ -27,13 +27,23 @@ impl Worker {
         let (job, node, dirs) = (self.job.clone(), self.tools.node.clone(), self.tools.dirs.clone());
         let config = translate::sandbox(&job, &node, &dirs, attempt);
         let handler = self.handler();
+        if self.tools.asking.is_closed() {
+            // The driver ends.
+            std::future::pending::<()>().await;
+        }
+        let asking = self.tools.asking.token();
         // Should this process be killed before the answer comes, others must know that there may be a sandbox.
         self.note_asked(now_ns()).await?;
         let prepared = tokio::task::spawn_blocking(move || volumes::prepare(&job, &node, &dirs));
-        let run = self.tools.cri.run_pod_sandbox(proto::RunPodSandboxRequest {
-            config: Some(config.clone()),
-            runtime_handler: handler.clone(),
-        });
+        let request = proto::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.clone() };
+        let run = async {
+            let sandbox = self.tools.cri.run_pod_sandbox(request).await;
+            if !sandbox.as_ref().is_err_and(CriError::may_go_on) {
+                self.note_asked(0).await?;
+            }
+            drop(asking);
+            Ok::<_, WorkerError>(sandbox?)
+        };
         let mut wanted: BTreeMap<&str, _> = BTreeMap::new();
         for container in self.job.pod.all_containers() {
             wanted.entry(&container.image).or_insert_with(|| pull_policy(container));
@@ -51,9 +61,6 @@ impl Worker {
             }
         };
         let (prepared, sandbox, pulled) = tokio::join!(prepared, run, pulls);
-        if !sandbox.as_ref().is_err_and(CriError::may_go_on) {
-            self.note_asked(0).await?;
-        }
         prepared??;
         sandbox?;
         for (image, found) in pulled {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
 
 use crate::types::{ErrorKind, HasKind, now_ns};
 
@@ -188,6 +189,8 @@ pub struct Tools {
     pub reports: mpsc::Sender<Report>,
     /// When to stop.
     pub halt: watch::Receiver<Halt>,
+    /// Of the sandboxes that the runtime was asked for and has not answered about; once closed, none is asked for.
+    pub asking: TaskTracker,
 }
 
 /// Brings one pod up and keeps it as its manifest says.

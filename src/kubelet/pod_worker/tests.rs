@@ -76,6 +76,7 @@ impl Bench {
             listener: Events::start(self.cri.clone()).listen(),
             reports,
             halt: halted,
+            asking: TaskTracker::new(),
         };
         (Worker::new(self.job.clone(), tools, stubborn), halt, incoming)
     }

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::types::{ErrorKind, HasKind, chain};
 
@@ -31,6 +32,9 @@ pub use scan::{Folder, Key, Pods};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long the runtime's answers about sandboxes are waited for at the end: the next driver would have to wait longer
+/// for those that never come.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 /// The folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +74,7 @@ struct Shared {
     dirs: Arc<Dirs>,
     events: Events,
     owner: String,
+    asking: TaskTracker,
 }
 
 /// Keeps the pods of a folder running until `stop` is cancelled. They go on then; the next driver for the same
@@ -94,7 +99,14 @@ pub async fn serve(cri: Cri, options: Options, stop: CancellationToken) -> Resul
     let owner = owner(&canonical);
     tracing::info!(manifests = %canonical.display(), %owner, "driver up");
     let events = Events::start(cri.clone());
-    let shared = Arc::new(Shared { cri, node: Arc::new(node.0), dirs: Arc::new(dirs), events, owner });
+    let shared = Arc::new(Shared {
+        cri,
+        node: Arc::new(node.0),
+        dirs: Arc::new(dirs),
+        events,
+        owner,
+        asking: TaskTracker::new(),
+    });
     let mut slots = Slots { shared: shared.clone(), wanted: BTreeMap::new(), tasks: JoinSet::new() };
     let mut folder = Folder::default();
     let mut shown = BTreeSet::new();
@@ -104,7 +116,13 @@ pub async fn serve(cri: Cri, options: Options, stop: CancellationToken) -> Resul
     left.into_iter().for_each(|key| slots.want(key, None));
     loop {
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => {
+                shared.asking.close();
+                if tokio::time::timeout(LAST_ANSWERS, shared.asking.wait()).await.is_err() {
+                    tracing::warn!("the runtime has not answered about a sandbox that it was asked for");
+                }
+                return Ok(());
+            }
             change = changes.next() => {
                 if let Some(Err(error)) = change {
                     return Err(fail(error));

@@ -58,6 +58,7 @@ async fn work(shared: &Shared, pod: &str, job: Arc<PodJob>, wanted: &mut Wanted)
         listener: shared.events.listen(),
         reports,
         halt: halted,
+        asking: shared.asking.clone(),
     };
     tracing::info!(%pod, uid = %job.uid, "pod wanted");
     let mut worker = Worker::new(job, tools, true);
