@@ -131,14 +131,14 @@ async fn the_root_file_system_belongs_to_root_inside(handler: &str) {
     node.try_pull(&reference, None).await.unwrap();
     let pod = node.up(pod(&node, "rootfs", 200_000)).await;
     let script = "set -e; touch /new /home/u/more; mkdir -p /d/e; echo x >> /etc/passwd; chown 7:8 /d/e; cat /home/u/file; \
-                  stat -c %u:%g / /bin /etc/passwd /etc /home/u /home/u/file /new /d/e /etc/hosts /etc/resolv.conf /dev/shm | tr '\\n' ' '; \
+                  stat -c %u:%g / /bin /etc/passwd /etc /home/u /home/u/file /new /d/e /etc/hosts /etc/resolv.conf /dev/shm /dev/mqueue | tr '\\n' ' '; \
                   touch /dev/shm/x; echo end >> /etc/hosts; mknod /dev/mine c 1 3 2>/dev/null || echo no nodes; sleep 1000";
     let mut config = node.sh("c", script);
     config.image = Some(specs::image(&reference));
     let ctr = node.launch(&pod, config).await;
     node.logged(&ctr, "no nodes").await;
     let out = logs::stream(&logs::read(&ctr.log), "stdout");
-    let all = "secret\n0:0 0:0 0:0 0:0 1000:1000 1000:1000 0:0 7:8 0:0 0:0 0:0 no nodes\n";
+    let all = "secret\n0:0 0:0 0:0 0:0 1000:1000 1000:1000 0:0 7:8 0:0 0:0 0:0 0:0 no nodes\n";
     assert_eq!(out, all);
     let upper = upper(&node, &pod, &ctr);
     assert_eq!(owner(&upper.join("new")), (200_000, 1_200_000));

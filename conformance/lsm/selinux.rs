@@ -246,7 +246,9 @@ async fn in_user_namespaces(handler: &str) {
     let file = init.replace("system_r:container_t", "object_r:container_file_t");
     // Runtime binaries bind the host's usual devices into such a container, with the host's labels.
     let own = if handler == "youki" { "/dev/null" } else { "/bin/sh" };
-    for path in ["/bin/sh", own, "/dev/shm", "/etc/hosts", "/dev/mine", "/opt/mine", "/v/file", "/dev/stdin"] {
+    for path in
+        ["/bin/sh", own, "/dev/shm", "/dev/mqueue", "/etc/hosts", "/dev/mine", "/opt/mine", "/v/file", "/dev/stdin"]
+    {
         assert_eq!(label(format!("{root}{path}")), file, "{path}");
     }
     let script = "cat /proc/self/uid_map; cat /v/file /dev/stdin; head -c 2 /opt/mine | wc -c; echo x > /x && cat /x";

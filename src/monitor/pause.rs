@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{FileType, Gid, MemfdFlags, Mode, OFlags, SealFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -17,7 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
 
 use crate::sys::fork::{self, Child};
-use crate::sys::lsm::Attributes;
+use crate::sys::lsm::{self, Attributes};
 use crate::sys::{mounts, netns, process, seccomp};
 use crate::types::ErrorKind;
 use crate::wire::{Failure, IdMaps, PauseSpec};
@@ -109,10 +109,32 @@ fn raise(spec: &PauseSpec, maps: &IdMaps, pid: i32) -> Step<()> {
         during("mapping ids by", name, write_existing(&file, &IdMaps::text(map)))?;
     }
     set_oom_score(&pid.to_string(), spec.oom_score_adj)?;
+    if spec.new_ipc {
+        during("giving away the message queues", "", give_queues(spec, pid, maps.root()))?;
+    }
     match &spec.netns {
         Some(path) => during("pinning the network namespace at", path, netns::pin_of(pid, path)),
         None => Ok(()),
     }
+}
+
+/// Gives the root of the message queues in a process's IPC namespace to `owner`, and labels it: it is whose the process
+/// was that made the namespace, the host's root's, and the root inside may label only what is his own.
+fn give_queues(spec: &PauseSpec, pid: i32, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let open = |of: &str| fs::File::open(format!("/proc/{of}/ns/ipc"));
+    let (own, other) = (open("self")?, open(&pid.to_string())?);
+    let enter = |namespace: &fs::File| {
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))
+    };
+    enter(&other)?;
+    let given = mounts::file_system("mqueue", &[], MountAttrFlags::empty()).and_then(|root| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(root, ".", flags, Mode::empty())?;
+        rustix::fs::fchown(&root, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        spec.selinux.as_ref().map_or(Ok(()), |(_, label)| lsm::set_label_of(&root, label))
+    });
+    enter(&own)?;
+    given
 }
 
 /// Runs in the child, up to execve.
