@@ -9,7 +9,7 @@ use super::output::Stdio;
 use super::poll::Timer;
 use super::server::Caller;
 use crate::sys::process::Ended;
-use crate::wire::{ContainerState, CreateSpec, Exit, Process, Request};
+use crate::wire::{ContainerState, CreateSpec, Exit, Failure, Process, Request};
 
 /// Requests that may wait for one container.
 pub const MAX_QUEUE: usize = 256;
@@ -40,6 +40,8 @@ pub struct Container {
     pub handle: Option<OwnedFd>,
     /// When Start was done.
     pub started_ns: Option<i64>,
+    /// Why Start failed.
+    pub refused: Option<Failure>,
     /// Init ended; to be reported when what is being done is done.
     pub ended: Option<(Ended, i64)>,
     /// As reported.
@@ -63,6 +65,7 @@ impl Container {
             process: None,
             handle: None,
             started_ns: None,
+            refused: None,
             ended: None,
             exit: None,
             doing: Some(Doing::Create(Some(caller))),

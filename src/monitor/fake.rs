@@ -1,7 +1,8 @@
 //! An engine for tests: containers are shell scripts without any namespaces.
 //!
 //! The bundle holds `run`, the script. With a file `hang` the helper that creates never ends; with
-//! `fail` it says so; with `slow` the helper outlives the process it has made.
+//! `fail` it says so; with `slow` the helper outlives the process it has made. With `refuse` a start fails once init was
+//! told, with `endless` it never ends, with `ready`, a fifo, it waits for that. With `stuck`, a fifo, a removal never ends.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -73,7 +74,13 @@ pub fn start(spec: &CreateSpec, _: Option<ExecStatus>) -> Result<Job, Failure> {
     go.write_all(b"x\n").unwrap();
     // Keeps the pipe alive until the reader has come.
     std::mem::forget(go);
-    Ok(job(Ok(0), None))
+    let has = |name: &str| spec.bundle.join(name).exists();
+    if has("refuse") {
+        return Ok(job(Err(failure(ErrorKind::Internal, "no luck")), None));
+    }
+    let wait = format!("read x < {}/ready", spec.bundle.display());
+    let helper = [("endless", "exec sleep 1000"), ("ready", &wait)].into_iter().find(|(name, _)| has(name));
+    Ok(job(Ok(0), helper.map(|(_, script)| script)))
 }
 
 /// See the engine's.

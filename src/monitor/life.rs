@@ -131,10 +131,17 @@ impl Monitor {
         let Some(container) = self.containers.get_mut(id) else {
             return self.answer(caller, Err(Self::unknown(id)));
         };
-        if container.started_ns.is_some() || container.handle.is_none() {
-            let state = if container.handle.is_some() { "runs already" } else { "has ended" };
-            let failure = failure(ErrorKind::FailedPrecondition, format!("container {id} {state}"));
-            return self.answer(caller, Err(failure));
+        let known = match (container.started_ns, &container.refused, &container.handle) {
+            // Whoever asks again was not there when it was told.
+            (Some(at_ns), ..) => Some(Ok(Reply::Started { at_ns })),
+            (None, Some(why), _) => Some(Err(why.clone())),
+            (None, None, None) => {
+                Some(Err(failure(ErrorKind::FailedPrecondition, format!("container {id} has ended"))))
+            }
+            (None, None, Some(_)) => None,
+        };
+        if let Some(known) = known {
+            return self.answer(caller, known);
         }
         container.doing = Some(Doing::Start(caller));
         let limit = limit(&container.spec);
@@ -156,7 +163,17 @@ impl Monitor {
                 container.started_ns = Some(at_ns);
                 Ok(Reply::Started { at_ns })
             }
-            Err(why) => Err(named(id, "starting", why)),
+            Err(why) => {
+                // However far it has come: what counts as ended must not run.
+                if let Some(handle) = &container.handle {
+                    // Gone is fine.
+                    let _ = process::signal(handle, libc::SIGKILL);
+                }
+                kill_cgroup(container);
+                let why = named(id, "starting", why);
+                container.refused = Some(why.clone());
+                Err(why)
+            }
         };
         self.answer(caller, result);
         self.report(id);

@@ -55,7 +55,8 @@ pub enum Request {
     Pause(Box<PauseSpec>),
     /// Create a container up to, not including, its first instruction. [`Reply::Created`].
     Create(Box<CreateSpec>),
-    /// Let a created container run. [`Reply::Started`]; an `Err` says why exec failed.
+    /// Let a created container run. [`Reply::Started`], also if it was started before; an `Err` says why exec failed,
+    /// and then init is killed.
     Start {
         /// Which.
         container: ContainerId,

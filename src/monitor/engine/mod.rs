@@ -87,8 +87,7 @@ pub fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, Option<ExecSt
 }
 
 /// Lets a created container run. [`Outcome::Done`] once its program runs; a failure says why it
-/// cannot, and then init has ended, with 127 (no such program), 126 (cannot be executed), or as it
-/// was killed.
+/// cannot, and then init has ended, with 127 (no such program) or 126 (cannot be executed), or is to be killed.
 pub fn start(spec: &CreateSpec, status: Option<ExecStatus>) -> Result<Job, Failure> {
     match (&spec.engine, status) {
         (Engine::Youki { root, .. }, Some(status)) => youki::start(spec, root, status),

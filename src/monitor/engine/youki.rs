@@ -112,8 +112,10 @@ pub(super) fn start(spec: &CreateSpec, root: &Path, status: ExecStatus) -> Resul
         if let Some(state) = state.as_object_mut() {
             state.insert("status".into(), json!("running"));
         }
-        attempt(notify(&folder), what)?;
+        // First, as it may fail: once told, init cannot be called back. One that ends between the two leaves a state
+        // that says too much, of a container that nobody starts any more: without its monitor it is only deleted.
         spec::save(&folder.join(STATE), &state)?;
+        attempt(notify(&folder), what)?;
         return Ok(Job::exec_status(status.0));
     }
     let read = status.0;

@@ -81,6 +81,32 @@ fn a_missing_program_is_told_at_start() {
 }
 
 #[test]
+fn a_start_that_cannot_be_noted_is_none() {
+    as_monitor(|| {
+        crate::sys::fork::unshare(rustix::thread::UnshareFlags::NEWNS).unwrap();
+        crate::sys::mounts::set_root_propagation(crate::sys::mounts::Propagation::Slave).unwrap();
+        let mut bed = Bed::new();
+        let spec = bed.make("youki", &["sh", "-c", "echo started"], |_| {});
+        let mut running = bed.create(&spec).unwrap();
+        let Engine::Youki { root, .. } = &spec.engine else { panic!() };
+        let state = root.join(spec.container.as_str()).join("state.json");
+        rustix::mount::mount_bind(&state, &state).unwrap();
+        let flags = rustix::mount::MountFlags::BIND | rustix::mount::MountFlags::RDONLY;
+        rustix::mount::mount_remount(&state, flags, "").unwrap();
+        let error = bed.start(&spec, &mut running).unwrap_err();
+        assert!(error.message.contains("state.json"), "{error}");
+        rustix::mount::unmount(&state, rustix::mount::UnmountFlags::empty()).unwrap();
+        let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+        let mut output = [rustix::event::PollFd::new(&running.output, rustix::event::PollFlags::IN)];
+        assert_eq!(rustix::event::poll(&mut output, Some(&second)), Ok(0), "init was told to go on");
+        bed.delete(&spec);
+        assert_eq!(bed.exit_code(running.pid), 137);
+        drop(running);
+        bed.census(&[&spec]);
+    });
+}
+
+#[test]
 fn binaries_tell_of_a_missing_program_at_create() {
     as_monitor(|| {
         bed::hide_unified();
