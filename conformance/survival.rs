@@ -1,5 +1,7 @@
 //! The daemon dies; pods do not. What was under way is finished or undone.
 
+mod begun;
+
 use std::time::{Duration, Instant};
 
 use podwright::proto::*;

@@ -79,6 +79,7 @@ impl Container {
             container: self.spec.container.clone(),
             process: self.process?,
             started_ns: self.started_ns,
+            starting: matches!(self.doing, Some(Doing::Start(_))),
             exit: self.exit.clone(),
         })
     }

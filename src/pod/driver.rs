@@ -501,6 +501,7 @@ impl Driver {
 
     /// Every container is over: what was not reported was killed with the sandbox.
     pub(super) fn end_all(&mut self) {
+        self.forsake_starts();
         for id in self.not_ended() {
             let killed = Exit { container: id.clone(), exit_code: 137, oom_killed: false, at_ns: now_ns() };
             self.exited(self.told_exit(&id).unwrap_or(killed));

@@ -230,16 +230,22 @@ impl Driver {
     fn reached(&mut self, connected: Option<Connected>, inherited: bool) {
         if self.record.stage != PodStage::Ready {
             // A stop came first; it ends the monitor by itself.
+            self.forsake_starts();
+            if inherited && matches!(self.record.stage, PodStage::Stopping | PodStage::Stopped) {
+                self.finish_removals();
+            }
             return;
         }
         let Some((monitor, state, events)) = connected else {
             tracing::warn!(pod = %self.record.id, "monitor is gone; stopping the sandbox");
+            self.forsake_starts();
             if inherited {
                 self.finish_removals();
             }
             return self.begin_stop();
         };
         self.take_over(&state);
+        self.go_on_starting(&monitor, &state);
         self.forget_strangers(&monitor, &state);
         self.adopt(monitor, events);
         if inherited {
@@ -273,6 +279,36 @@ impl Driver {
             .collect();
         for id in living {
             self.fail(&id, "its monitor does not know it any more");
+        }
+    }
+
+    /// Starts that an earlier daemon asked for, or this one before the connection was lost: asked again, the monitor tells
+    /// how they go. What has ended by its record and lives is killed: nobody would.
+    fn go_on_starting(&mut self, monitor: &Monitor, state: &State) {
+        for told in &state.containers {
+            let Some(slot) = self.containers.get_mut(&told.container) else { continue };
+            let (id, over) = (told.container.clone(), slot.record.exit.is_some());
+            if slot.starting.is_some() || (told.starting && !over && slot.record.stage == Stage::Made) {
+                slot.starting.get_or_insert_default();
+                self.ask_to_start(id, monitor.clone());
+            } else if over && told.exit.is_none() {
+                let monitor = monitor.clone();
+                self.spawn(async move {
+                    let killed = monitor.kill(&id, libc::SIGKILL, true).await;
+                    move |_: &mut Self| {
+                        if let Err(error) = killed {
+                            tracing::warn!(container = %id, %error, "killing what has ended by its record");
+                        }
+                    }
+                });
+            }
+        }
+        let known = |id: &ContainerId| state.containers.iter().any(|told| told.container == *id);
+        for slot in self.containers.values_mut().filter(|slot| !known(&slot.record.id)) {
+            for reply in slot.starting.take().into_iter().flatten() {
+                let text = format!("container {} is not known to its monitor any more", slot.record.id);
+                let _ = reply.send(Err(PodError::failed(ErrorKind::NotFound, text)));
+            }
         }
     }
 

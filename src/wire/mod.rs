@@ -523,6 +523,9 @@ pub struct ContainerState {
     pub process: Process,
     /// When it was started; `None`: created only.
     pub started_ns: Option<i64>,
+    /// A start is under way: nobody but who asked for it is told of its end. Who asks again is, too.
+    #[serde(default)]
+    pub starting: bool,
     /// How it ended; `None`: it lives.
     pub exit: Option<Exit>,
 }

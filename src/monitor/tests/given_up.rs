@@ -28,3 +28,32 @@ fn a_start_that_fails_or_is_late_leaves_nothing_alive() {
     }
     assert_eq!(pod.end(), 0);
 }
+
+#[test]
+fn another_daemon_learns_how_a_start_went() {
+    let mut pod = Pod::new();
+    let spec = pod.spec("exec sleep 100", &[]);
+    fifo(&spec, "ready");
+    pod.peer.ok(Request::Create(Box::new(spec.clone())));
+    pod.peer.send(start(&spec));
+    let file = spec.bundle.join("never");
+    pod.peer.exec(&spec.container, &["touch", file.to_str().unwrap()], 0);
+    pod.peer.hello();
+    let mut second = Peer::new(UnixStream::connect(pod.folder.path().join(socket::NAME)).unwrap());
+    let state = second.hello();
+    assert!(state.containers[0].starting && state.containers[0].started_ns.is_none());
+    shut(&pod.peer);
+    let asked = second.send(start(&spec));
+    second.hello();
+    assert!(second.answers.is_empty());
+    fs::write(spec.bundle.join("ready"), "x\n").unwrap();
+    let Reply::Started { at_ns } = second.wait(asked).unwrap() else { panic!() };
+    let state = second.hello();
+    assert!(!state.containers[0].starting && state.containers[0].started_ns == Some(at_ns));
+    assert!(matches!(second.ok(start(&spec)), Reply::Started { at_ns: again } if again == at_ns));
+    let exec = second.exec(&spec.container, &["echo", "hi"], 0);
+    assert_eq!(second.outcome(exec).stdout, b"hi\n");
+    assert!(!file.exists(), "an exec of a daemon that is gone was begun");
+    pod.peer = second;
+    assert_eq!(pod.end(), 0);
+}

@@ -261,11 +261,28 @@ impl Driver {
             _ => return drop(reply.send(Err(refuse("cannot be started now: its sandbox is not ready")))),
         };
         slot.starting = Some(vec![reply]);
-        let id = id.clone();
+        self.ask_to_start(id.clone(), monitor);
+    }
+
+    /// Has the monitor start a container, or tell how that went if it was asked before.
+    pub(crate) fn ask_to_start(&mut self, id: ContainerId, monitor: Monitor) {
         self.spawn(async move {
-            let started = monitor.start(&id).await.map_err(|error| PodError::of("start", &error));
-            move |driver: &mut Driver| driver.container_started(&id, started)
+            let started = monitor.start(&id).await;
+            move |driver: &mut Driver| match started {
+                // The program may run. The monitor is asked again once it is reached, or its end is told.
+                Err(LaunchError::Gone(_)) if driver.record.stage == PodStage::Ready => {}
+                Err(LaunchError::Gone(_)) => driver.forsake_starts(),
+                started => driver.container_started(&id, started.map_err(|error| PodError::of("start", &error))),
+            }
         });
+    }
+
+    /// Nobody will tell any more how the starts went that are under way.
+    pub(crate) fn forsake_starts(&mut self) {
+        let gone = PodError::of("start", &LaunchError::Gone(self.record.id.clone()));
+        for reply in self.containers.values_mut().filter_map(|slot| slot.starting.take()).flatten() {
+            let _ = reply.send(Err(gone.clone()));
+        }
     }
 
     fn container_started(&mut self, id: &ContainerId, started: Result<i64, PodError>) {
@@ -365,6 +382,11 @@ impl Driver {
         let path = self.context.paths(&self.record.id).container_data(&id).join("container.json");
         let Some(slot) = self.containers.get_mut(&id) else { return };
         slot.unmade |= slot.record.stage == Stage::Creating;
+        for reply in slot.creating.drain(..) {
+            // They have joined a making of an earlier daemon's, which nobody goes on with.
+            let text = format!("container {id} was being made when the daemon ended; try again");
+            let _ = reply.send(Err(PodError::failed(ErrorKind::Aborted, text)));
+        }
         slot.record.stage = Stage::Removing;
         let (record, saving) = (slot.record.clone(), slot.journal.save(path, &slot.record));
         let (context, monitor) = (self.context.clone(), self.monitor.clone());
