@@ -106,6 +106,32 @@ async fn when_its_client_leaves_the_process_is_killed() {
 }
 
 #[tokio::test]
+async fn when_its_daemon_dies_the_process_is_killed() {
+    let mut node = Node::ready().await;
+    let pod = node.up(node.pod("dies")).await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    let runs = || host::descendants().into_iter().any(|process| process.command.contains("sleep 4731"));
+    {
+        let call = node.try_exec(&ctr, &["sh", "-c", "sleep 4731; true"], 0);
+        let begun = eventually(secs(15), "the process", async || if runs() { Ok(()) } else { Err("none".to_owned()) });
+        tokio::pin!(call);
+        tokio::select! {
+            _ = &mut call => panic!("it ends by itself"),
+            () = begun => {}
+        }
+        // Its client waits on.
+        let daemon = nix::unistd::Pid::from_raw(node.daemon().pid());
+        nix::sys::signal::kill(daemon, nix::sys::signal::SIGKILL).unwrap();
+        call.await.expect_err("its daemon is gone");
+    }
+    node.kill9();
+    eventually(secs(15), "its end", async || if runs() { Err("it runs".to_owned()) } else { Ok(()) }).await;
+    node.start_daemon().await;
+    assert_eq!(node.exec(&ctr, &["echo", "well"]).await, "well\n");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_grandchild_that_keeps_the_pipe_is_not_waited_for() {
     let node = Node::ready().await;
     let pod = node.up(node.pod("grandchild")).await;

@@ -268,6 +268,12 @@ impl Monitor {
                 warn!(%error, "connection dropped");
             }
             self.poll.remove(&peer.stream, peer.token);
+            // As what was still in the connection, see there.
+            let theirs = |caller: &Option<Caller>| caller.is_some_and(|by| by.connection == number);
+            for container in self.containers.values_mut() {
+                container.queue.retain(|(caller, request)| !theirs(caller) || !request.begins());
+            }
+            self.give_up_execs(number);
         }
     }
 
