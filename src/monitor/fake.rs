@@ -114,7 +114,12 @@ pub fn exec(spec: &CreateSpec, _: Process, exec: &ExecSpec, streams: Streams) ->
 pub fn delete(spec: &CreateSpec) -> Result<Job, Failure> {
     fs::write(spec.bundle.join("deleted"), "").unwrap();
     let _ = fs::remove_file(spec.bundle.join("go"));
-    Ok(job(Ok(0), None))
+    // It tells of a process of its child's, then, some time later, of itself.
+    let stuck = format!(
+        "cd {}; sh -c 'sleep 1000 & echo $! > stuck; wait' & sleep 0.6; echo $$ > helper; wait",
+        spec.bundle.display()
+    );
+    Ok(job(Ok(0), spec.bundle.join("stuck").exists().then_some(&stuck)))
 }
 
 fn job(outcome: Result<i32, Failure>, helper: Option<&str>) -> Job {

@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::poll::{Source, Timer};
 use super::server::Monitor;
 use super::{because, failure};
 use crate::sys::process::{self, Ended};
@@ -17,6 +19,9 @@ use crate::wire::{Failure, Process};
 
 /// Ends of unknown children that are remembered.
 const MAX_EARLY: usize = 4096;
+
+/// How long a shutdown waits for what killed helpers left, when nothing else is under way.
+const SWEEP_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 
 /// Whose child a process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub struct Children {
     early: BTreeMap<i32, Ended>,
     /// A helper was killed; what it had forked may be left.
     sweep: bool,
+    /// At the end of a shutdown: how long is waited for what is left.
+    patience: Option<Timer>,
     /// Nobody waits any more for what is left to end.
     resigned: bool,
 }
@@ -123,26 +130,47 @@ impl Monitor {
         if !self.children.sweep {
             return;
         }
+        self.children.sweep = self.sweep();
+        match (self.children.sweep, self.children.patience) {
+            (true, None) if self.closing.is_some() => {
+                self.children.patience = Some(self.poll.timer(SWEEP_LIMIT, Source::Swept));
+            }
+            (false, Some(timer)) => {
+                self.poll.cancel(timer);
+                self.children.patience = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Kills what killed helpers left; false if nothing was. Their ends lead here again, and with them come their own
+    /// children. What a hook has left in these cgroups goes with it.
+    fn sweep(&self) -> bool {
         let (Ok(own), Ok(children)) =
             (fs::read_to_string("/proc/self/cgroup"), fs::read_to_string("/proc/thread-self/children"))
         else {
-            self.children.sweep = false;
-            return warn!("cannot look for what killed helpers left");
+            warn!("cannot look for what killed helpers left");
+            return false;
         };
         let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
         let mut left = false;
         for pid in children.filter(|pid| !self.children.known.contains_key(pid)) {
-            if fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup == own) {
+            // One whose threads all are ending has left its cgroup, and may have children that come to us when it has
+            // ended. The first thread alone may have ended for good.
+            let Some(thread) = process::living_thread(pid) else {
+                left = true;
+                continue;
+            };
+            if fs::read_to_string(format!("/proc/{thread}/cgroup")).is_ok_and(|cgroup| cgroup == own) {
                 info!(pid, "killing what a helper left");
                 // It is our child and not reaped, so the pid is its own.
                 let _ = process::pidfd(pid).and_then(|handle| process::signal(handle, libc::SIGKILL));
                 left = true;
             } else {
-                // One that is ending has left its cgroup, and may have children that come to us when it has ended.
-                left |= process::is_ending(pid);
+                // Had the thread begun to end, its cgroup would tell nothing.
+                left |= process::living_thread(pid) != Some(thread);
             }
         }
-        // Their ends lead here again, and with them come their own children.
-        self.children.sweep = left;
+        left
     }
 }

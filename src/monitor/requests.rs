@@ -2,8 +2,6 @@
 
 use super::container::{Doing, MAX_QUEUE};
 use super::failure;
-use super::life::KILL_LIMIT;
-use super::poll::Source;
 use super::server::{Caller, Closing, Monitor};
 use crate::types::{ContainerId, ErrorKind};
 use crate::wire::{Failure, Reply, Request, State, VERSION};
@@ -87,7 +85,6 @@ impl Monitor {
 
     fn shut_down(&mut self, caller: Caller) {
         self.closing.get_or_insert_with(Closing::default).callers.push(caller);
-        self.poll.timer(KILL_LIMIT, Source::Swept);
         self.kill_pause(None);
         let all: Vec<ContainerId> = self.containers.keys().cloned().collect();
         for container in all {
@@ -103,6 +100,8 @@ impl Monitor {
                 self.cancel_job(job, failure(ErrorKind::Aborted, "the monitor is shutting down"));
             }
         }
+        // What is left by now may never end, and so lead there no more.
+        self.settle();
     }
 
     fn state(&self) -> State {

@@ -129,13 +129,24 @@ pub fn parent(pid: i32) -> Option<i32> {
     text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().nth(1)?.parse().ok().filter(|parent| *parent > 0)
 }
 
-/// Whether a process has begun to end, or has ended and waits to be reaped. One that is gone is not ending.
-pub fn is_ending(pid: i32) -> bool {
+/// A thread of a process that has not begun to end: the first, if that has not. `None`: all have, or the process is
+/// gone. The first thread may end before others, and then stays until they have.
+pub fn living_thread(pid: i32) -> Option<i32> {
+    if !is_ending(pid)? {
+        return Some(pid);
+    }
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let mut threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    threads.find(|thread| is_ending(*thread) == Some(false))
+}
+
+/// Whether a thread has begun to end; `None`: it is gone.
+fn is_ending(thread: i32) -> Option<bool> {
     /// Of the flags, field 9 of /proc/PID/stat.
     const EXITING: u64 = 0x4;
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let fields = || text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().nth(6)?.parse::<u64>().ok();
-    fields().is_some_and(|flags| flags & EXITING != 0)
+    let text = fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
+    let flags: u64 = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().nth(6)?.parse().ok()?;
+    Some(flags & EXITING != 0)
 }
 
 /// The program's name, in parentheses, may hold anything, parentheses and spaces too.
@@ -206,7 +217,7 @@ mod tests {
         assert_eq!(parse_stat(""), None);
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(stat(own).is_some_and(|(state, _)| b"RS".contains(&state)));
-        assert!(!is_ending(own));
+        assert_eq!(living_thread(own), Some(own));
         assert_eq!(parent(own), i32::try_from(std::os::unix::process::parent_id()).ok());
     }
 
@@ -223,8 +234,35 @@ mod tests {
         // Between fork and execve it looks like this test.
         while kill_by_arguments(&["--pod", &mark]).is_empty() {}
         assert!(!lives(pid, started), "a zombie does not live");
-        assert!(is_ending(pid));
+        assert_eq!(living_thread(pid), None, "nor has it threads that do");
         assert_eq!(child.wait().unwrap().code(), None);
-        assert!(!is_ending(pid));
+        assert_eq!(living_thread(pid), None);
+    }
+
+    #[test]
+    fn a_process_may_outlive_its_first_thread() {
+        let pid = crate::sys::fork::fork_unchecked(|| {
+            std::thread::spawn(|| {
+                loop {
+                    std::thread::park();
+                }
+            });
+            // SAFETY: ends this thread only, which holds nothing that anybody waits for.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+            1
+        })
+        .unwrap();
+        // Until the thread has ended, it is the one that lives.
+        let second = loop {
+            match living_thread(pid) {
+                Some(thread) if thread == pid => {}
+                thread => break thread,
+            }
+        };
+        assert!(second.is_some_and(|thread| thread != pid), "{second:?}");
+        assert_eq!(is_ending(pid), Some(true));
+        signal(pidfd(pid).unwrap(), 9).unwrap();
+        rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty()).unwrap();
+        assert_eq!(living_thread(pid), None);
     }
 }

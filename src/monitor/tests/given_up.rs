@@ -78,3 +78,19 @@ fn execs_end_with_the_daemon_that_waits_for_them() {
     pod.peer = second;
     assert_eq!(pod.end(), 0);
 }
+
+#[test]
+fn a_shutdown_waits_for_what_is_left_once_all_else_is_done() {
+    let mut pod = Pod::new();
+    let spec = pod.spec("exec sleep 100", &[]);
+    for name in ["stuck", "helper"] {
+        fifo(&spec, name);
+    }
+    pod.peer.ok(Request::Create(Box::new(spec.clone())));
+    pod.peer.send(Request::Shutdown);
+    let left = read_pid(spec.bundle.join("stuck"));
+    let helper = Pid::from_raw(read_pid(spec.bundle.join("helper"))).unwrap();
+    rustix::process::kill_process(helper, rustix::process::Signal::KILL).unwrap();
+    waitpid(Some(pod.pid), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(crate::sys::process::stat(left), None, "the second that a killed helper left");
+}
