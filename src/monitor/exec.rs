@@ -305,7 +305,6 @@ impl Monitor {
     pub(super) fn kill_exec(&mut self, number: u64) {
         let Some(exec) = self.execs.get(&number) else { return };
         let Some((pid, handle)) = &exec.process else { return };
-        let inside = self.containers.get(&exec.container).and_then(|c| backend::kill_inside(&c.spec, *pid));
         let folders = self.containers.get(&exec.container).map(|container| container.spec.cgroups.as_slice());
         if let Err(error) = cgroup::kill_tree(folders.unwrap_or_default(), *pid, handle) {
             warn!(container = %exec.container, %error, "killing what an exec has started");
@@ -317,7 +316,13 @@ impl Monitor {
             // Gone is fine.
             let _ = kill_process_group(group, Signal::KILL);
         }
-        let container = exec.container.clone();
+        let (container, pid) = (exec.container.clone(), *pid);
+        self.kill_inside(&container, pid);
+    }
+
+    /// Kills the process of an exec where killing `pid`, by which it is known on the host, does not.
+    pub(super) fn kill_inside(&mut self, container: &ContainerId, pid: i32) {
+        let inside = self.containers.get(container).and_then(|container| backend::kill_inside(&container.spec, pid));
         let killing = inside.map(|job| self.watch(job?, Purpose::Kill(container.clone()), Some(BEGIN_LIMIT)));
         if let Some(Err(why)) = killing {
             warn!(%container, why = why.message, "killing the process of an exec");

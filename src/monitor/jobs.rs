@@ -124,17 +124,11 @@ impl Monitor {
             self.poll.cancel(timer);
         }
         self.poll.remove(&running.job.result, running.token);
-        let left = if running.cancelled.is_some() { self.left_by(&running) } else { None };
+        if running.cancelled.is_some() {
+            self.kill_left(&running);
+        }
         let result = match running.cancelled {
-            Some(why) => {
-                if let Some(pid) = Job::process(&running.bytes).or(left)
-                    && process::is_child(pid)
-                {
-                    // The helper had made it before its own end. Our child, not reaped: the pid is its own.
-                    let _ = process::pidfd(pid).and_then(|handle| process::signal(handle, libc::SIGKILL));
-                }
-                Err(why)
-            }
+            Some(why) => Err(why),
             None => running.job.conclude(&running.bytes, running.status),
         };
         match running.purpose {
@@ -155,11 +149,28 @@ impl Monitor {
 }
 
 impl Monitor {
-    /// The process that the helper of an exec has made, though it has not told of it.
-    fn left_by(&self, running: &Running) -> Option<i32> {
-        let Purpose::Exec(number) = running.purpose else { return None };
-        let exec = self.execs.get(&number)?;
-        backend::exec_given_up(&self.containers.get(&exec.container)?.spec, running.job.helper?)
+    /// A job was given up: kills the process that its helper has made, also if it has not told of it.
+    fn kill_left(&mut self, running: &Running) {
+        let mut made = Job::process(&running.bytes);
+        if let (Purpose::Exec(number), Some(helper)) = (&running.purpose, running.job.helper)
+            && let Some(id) = self.execs.get(number).map(|exec| exec.container.clone())
+            && let Some(container) = self.containers.get(&id)
+        {
+            let found = backend::exec_given_up(&container.spec, helper);
+            made = made.or(found);
+            for pid in made.into_iter().chain([helper]) {
+                self.kill_inside(&id, pid);
+                if let Some(container) = self.containers.get(&id) {
+                    backend::exec_ended(&container.spec, pid);
+                }
+            }
+        }
+        if let Some(pid) = made
+            && process::is_child(pid)
+        {
+            // The helper had made it before its own end. Our child, not reaped: the pid is its own.
+            let _ = process::pidfd(pid).and_then(|handle| process::signal(handle, libc::SIGKILL));
+        }
     }
 }
 

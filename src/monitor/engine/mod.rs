@@ -125,7 +125,7 @@ pub fn exec_ended(create: &CreateSpec, pid: i32) {
 }
 
 /// An exec was given up and its helper, `helper`, killed: forgets what that has left, and tells which process the
-/// program has made without the helper's having told of it.
+/// program has made without the helper's having told of it. What is to be killed inside is known by either's pid.
 pub fn exec_given_up(create: &CreateSpec, helper: i32) -> Option<i32> {
     match &create.engine {
         Engine::Youki { .. } => None,

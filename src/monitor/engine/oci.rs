@@ -87,7 +87,7 @@ pub(super) fn exec(create: &CreateSpec, exec: &ExecSpec, streams: Streams) -> Re
         spec::save(&process_file, &process)?;
         let mut command = call.command("exec");
         command.arg("--detach").arg("--process").arg(&process_file).arg("--pid-file").arg(&pid_file);
-        let inside_file = call.has_its_own_pids().then(|| name("inside"));
+        let inside_file = call.has_its_own_pids().then(|| inside(&call.folder, std::process::id().cast_signed()));
         if let Some(file) = &inside_file {
             command.arg("--internal-pid-file").arg(file);
         }
@@ -165,14 +165,15 @@ pub(super) fn exec_given_up(create: &CreateSpec, helper: i32) -> Option<i32> {
     let folder = create.bundle.join(FOLDER);
     let name = |kind| folder.join(format!("exec-{helper}.{kind}"));
     let pid = read_pid(&name("pid")).ok();
-    for file in [name("json"), name("pid"), name("inside"), folder.join(format!("log-{helper}.json"))] {
+    for file in [name("json"), name("pid"), folder.join(format!("log-{helper}.json"))] {
         // It may not have come that far.
         let _ = fs::remove_file(file);
     }
     pid
 }
 
-/// Where the number stands that an exec's process has in a kernel of its own. `pid`: of what stands for it on the host.
+/// Where the number stands that an exec's process has in a kernel of its own. `pid`: of what stands for it on the host,
+/// or of the helper as long as that is not known.
 fn inside(folder: &Path, pid: i32) -> PathBuf {
     folder.join(format!("exec-{pid}.inside"))
 }
