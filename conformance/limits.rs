@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use podwright::proto::*;
 
-use crate::harness::{HTTPD, Node, cgroups, host, secs, specs};
+use crate::harness::{HTTPD, Node, cgroups, eventually, host, secs, specs};
 
 fn limited(mut config: ContainerConfig, resources: LinuxContainerResources) -> ContainerConfig {
     config.linux.get_or_insert_default().resources = Some(resources);
@@ -97,9 +97,13 @@ async fn the_whole_cgroup_is_killed() {
     let ctr = node.launch(&pod, config).await;
     node.logged(&ctr, "up").await;
     node.stop_container(&ctr.id, 5).await.unwrap();
-    let left: Vec<_> =
-        host::descendants().into_iter().filter(|p| p.command.contains("7654321") && p.state != 'Z').collect();
-    assert!(left.is_empty(), "{left:?}");
+    // Sent with the stop's answer, SIGKILL takes a moment.
+    eventually(secs(5), "the end of what init left", async || {
+        let is_left = |p: &host::Process| p.command.contains("7654321") && p.state != 'Z';
+        let left: Vec<_> = host::descendants().into_iter().filter(is_left).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
     node.finish().await;
 }
 
