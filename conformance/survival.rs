@@ -217,6 +217,37 @@ async fn layers_of_an_earlier_boot_stay_under_containers() {
     node.finish().await;
 }
 
+/// What cannot be read now, as on a node that is short of something, may be another time.
+#[tokio::test]
+async fn a_sandbox_with_a_record_that_cannot_be_read_is_left_alone() {
+    let mut node = Node::ready().await;
+    let pod = node.up(node.host_pod("p")).await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    node.logged(&ctr, "up").await;
+    let pid = node.pid_in(&ctr.id, "sh");
+    let layers = node.dir().join("root/layers/sha256");
+    let found = entries(layers.clone());
+    let record = node.dir().join("root/pods").join(&pod.id).join("containers").join(&ctr.id).join("container.json");
+    node.kill9();
+    let text = fs::read(&record).unwrap();
+    fs::remove_file(&record).unwrap();
+    fs::create_dir(&record).unwrap();
+    node.start_daemon().await;
+    assert_eq!(node.pods(PodSandboxFilter::default()).await, []);
+    node.remove_image(crate::harness::BUSYBOX).await.unwrap();
+    assert_eq!(entries(layers.clone()), found, "nobody knows whether it needs them");
+    node.kill9();
+    fs::remove_dir(&record).unwrap();
+    fs::write(&record, text).unwrap();
+    node.start_daemon().await;
+    assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning);
+    assert_eq!(node.pid_in(&ctr.id, "sh"), pid, "the very same process");
+    assert_eq!(node.exec(&ctr, &["ls", "/bin/busybox"]).await, "/bin/busybox\n");
+    node.down(&pod).await;
+    assert_eq!(entries(layers), BTreeSet::new());
+    node.finish().await;
+}
+
 fn parent_of(pid: i32) -> i32 {
     host::process(pid).unwrap().parent
 }

@@ -202,6 +202,11 @@ impl Layers {
         Ok(layers)
     }
 
+    /// Keeps all that is here for as long as this daemon runs: there may be somebody who cannot be asked.
+    pub fn keep_present(&self) {
+        self.lock().known.values_mut().for_each(|known| known.holds += 1);
+    }
+
     /// From now on what nobody holds is deleted; what nobody holds now goes first.
     pub fn begin_collecting(self: &Arc<Self>) {
         let mut state = self.lock();

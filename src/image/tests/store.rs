@@ -164,6 +164,28 @@ async fn layers_that_cannot_be_looked_at_stay() {
 }
 
 #[tokio::test]
+async fn what_is_kept_for_somebody_who_cannot_be_asked_stays() {
+    let Some(registry) = Registry::start() else { return };
+    let (root, images) = store();
+    registry.put("old", "1", OCI, &[layer("old")], json!({}));
+    registry.put("new", "1", OCI, &[layer("new")], json!({}));
+    let (old, new) = (format!("{}/old:1", registry.address), format!("{}/new:1", registry.address));
+    images.pull(&old, None, None).await.unwrap();
+    drop(images);
+    let images = Images::open(Settings::new(root.path())).unwrap();
+    images.keep_present();
+    images.collect_garbage();
+    images.pull(&new, None, None).await.unwrap();
+    assert_eq!(census(root.path()).len(), 4);
+    images.remove(&old).await.unwrap();
+    images.remove(&new).await.unwrap();
+    images.inner.layers.emptied().await;
+    assert_eq!(census(root.path()).len(), 1, "the layer that was there before");
+    images.pull(&old, None, None).await.unwrap();
+    assert_eq!(images.list().len(), 1);
+}
+
+#[tokio::test]
 async fn what_could_not_be_listed_is_deleted_later() {
     let Some(registry) = Registry::start() else { return };
     let (root, images) = store();
