@@ -47,7 +47,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let cwd = program.cwd.clone();
         let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
         let nodes = nodes::take(&mut config)?;
-        let inside = nodes::take_inside(&mut config)?;
+        let inside = nodes::take_inside(&mut config, spec.rootfs.idmap.as_ref())?;
         let user = program.user.take().map(PodUser::open).transpose()?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
