@@ -208,6 +208,37 @@ async fn hooks_run_when_they_should() {
     end(node, &low).await;
 }
 
+/// A vendor's hook looks up the root file system as every hook does, and finds the devices there that came with it.
+#[tokio::test]
+async fn hooks_find_the_devices() {
+    let (node, low, _) = node_with("").await;
+    let base = low.parent().unwrap().to_owned();
+    let (log, hook) = (base.join("hook.log"), base.join("hook"));
+    let script = format!(
+        "#!/bin/sh\nexec >>{} 2>&1\nbundle=$(grep -o '\"bundle\":\"[^\"]*' | cut -d '\"' -f 4)\n\
+         root=$(grep -o '\"root\":{{[^}}]*' $bundle/config.json | grep -o '\"path\":\"[^\"]*' | cut -d '\"' -f 4)\n\
+         stat -c %t:%T:%a $root/dev/vendor/z && chmod 711 $root/dev/vendor\n",
+        log.display()
+    );
+    fs::write(&hook, script).unwrap();
+    std::os::unix::fs::chown(&hook, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let spec = serde_json::json!({
+        "cdiVersion": "0.6.0", "kind": "vendor.com/dir",
+        "devices": [{"name": "a", "containerEdits": {
+            "deviceNodes": [{"path": "/dev/vendor/z", "hostPath": "/dev/zero", "permissions": "rw", "fileMode": 0o640}],
+            "hooks": [{"hookName": "createContainer", "path": hook}],
+        }}],
+    });
+    fs::write(low.join("dir.json"), spec.to_string()).unwrap();
+    let pod = node.up(node.pod("dir")).await;
+    let script = "stat -c %a /dev/vendor; head -c 3 /dev/vendor/z | wc -c";
+    let (code, out) = node.outcome(&pod, asked(node.sh("c", script), &["vendor.com/dir=a"])).await;
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    assert_eq!((code, out.as_str(), said.as_str()), (0, "711\n3\n", "1:5:640\n"));
+    end(node, &low).await;
+}
+
 #[tokio::test]
 async fn a_node_may_have_none_of_it() {
     let (node, low, _) = node_with("enabled = false\n").await;

@@ -400,7 +400,39 @@ async fn mounts_within_mounts(handler: &str) {
     node.finish().await;
 }
 
+/// What is masked or read-only is so in mounts of the client's, too, wherever these lie.
+async fn covered_paths_in_mounts(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = up(&node, handler, "covered").await;
+    let [outer, inner] = ["outer", "inner"].map(|name| node.dir().join(name));
+    fs::create_dir(&outer).unwrap();
+    for folder in ["hidden", "kept"] {
+        fs::create_dir_all(inner.join(folder)).unwrap();
+        fs::write(inner.join(folder).join("file"), "mine\n").unwrap();
+    }
+    fs::write(inner.join("secret"), "mine\n").unwrap();
+    let script = "for at in /outer/in /dev/in; do cat $at/secret; ls $at/hidden; cat $at/kept/file; \
+                  (echo x > $at/kept/new) 2>/dev/null || echo read-only; echo x > $at/new && cat $at/new; done";
+    let mut config = node.sh("c", script);
+    config.mounts =
+        vec![specs::bind(&outer, "/outer"), specs::bind(&inner, "/outer/in"), specs::bind(&inner, "/dev/in")];
+    let below = |names: &[&str]| {
+        ["/outer/in", "/dev/in"].iter().flat_map(|at| names.iter().map(move |name| format!("{at}/{name}"))).collect()
+    };
+    let security = specs::security(&mut config);
+    security.masked_paths = below(&["secret", "hidden", "missing"]);
+    security.readonly_paths = below(&["kept"]);
+    let (code, out) = node.outcome(&pod, config).await;
+    // gVisor masks and covers nothing of the client's.
+    if handler != "runsc" {
+        assert_eq!((code, out.as_str()), (0, "mine\nread-only\nx\n".repeat(2).as_str()));
+    }
+    assert_eq!(fs::read_to_string(inner.join("secret")).unwrap(), "mine\n");
+    node.finish().await;
+}
+
 with_each_handler!({
+    covered_paths_in_mounts,
     a_dev_that_leads_away,
     devices_and_mounts_at_one_place,
     a_read_only_dev,

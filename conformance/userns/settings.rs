@@ -6,7 +6,7 @@ use std::os::unix::fs::chown;
 use podwright::proto::*;
 
 use super::{mapped, node_with, options, owner, pod};
-use crate::harness::{cgroups, logs, specs, with_each_handler};
+use crate::harness::{cgroups, host, logs, specs, with_each_handler};
 
 async fn a_working_directory_in_a_volume(handler: &str) {
     let Some(node) = node_with(handler).await else { return };
@@ -22,6 +22,30 @@ async fn a_working_directory_in_a_volume(handler: &str) {
         config.working_dir = "/v/made/deep".into();
         assert_eq!(node.outcome(&pod, config).await, (0, "/v/made/deep\n0:0\n0:0\n".to_owned()), "{name}");
         for made in ["made", "made/deep", "made/deep/new"] {
+            assert_eq!(owner(&volume.join(made)), root, "{name}/{made}");
+        }
+    }
+    node.finish().await;
+}
+
+/// A volume in /dev's place, which root inside owns: what has to be made in it is his.
+async fn a_dev_of_the_clients(handler: &str) {
+    let Some(node) = node_with(handler).await else { return };
+    let pod = node.up(pod(&node, "dev", 1_800_000)).await;
+    for (name, with) in [("mapped", true), ("plain", false)] {
+        let volume = node.dir().join(name);
+        fs::create_dir(&volume).unwrap();
+        let root = if with { (0, 0) } else { (1_800_000, 2_800_000) };
+        chown(&volume, Some(root.0), Some(root.1)).unwrap();
+        // Runtime binaries want this much of it.
+        host::run("mknod", &["-m", "666", &volume.join("null").to_string_lossy(), "c", "1", "3"]);
+        let file = node.dir().join(format!("{name}.txt"));
+        fs::write(&file, "mine\n").unwrap();
+        let mut config = node.sh(name, "cat /dev/log/mine; touch /dev/new && stat -c %u:%g /dev /dev/new /dev/log");
+        let mount = specs::bind(&volume, "/dev");
+        config.mounts = vec![if with { mapped(mount, 1_800_000) } else { mount }, specs::bind(&file, "/dev/log/mine")];
+        assert_eq!(node.outcome(&pod, config).await, (0, "mine\n0:0\n0:0\n0:0\n".to_owned()), "{name}");
+        for made in ["new", "log", "log/mine"] {
             assert_eq!(owner(&volume.join(made)), root, "{name}/{made}");
         }
     }
@@ -73,4 +97,4 @@ async fn all_else_holds_as_well(handler: &str) {
     node.finish().await;
 }
 
-with_each_handler!({ a_working_directory_in_a_volume, all_else_holds_as_well }: youki, runc, crun, runsc);
+with_each_handler!({ a_working_directory_in_a_volume, a_dev_of_the_clients, all_else_holds_as_well }: youki, runc, crun, runsc);

@@ -49,9 +49,10 @@ pub fn clone_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     rustix::mount::open_tree(CWD, path, flags).map_err(Into::into)
 }
 
-/// A detached copy of the mount that `file` lies on, with `file` as its root.
-pub fn clone_at(file: impl AsFd) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+/// A detached copy of the mount that `file` lies on, with `file` as its root; `recursive`: with what is mounted below.
+pub fn clone_at(file: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     rustix::mount::open_tree(file, "", flags).map_err(Into::into)
 }
 

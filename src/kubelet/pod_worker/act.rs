@@ -27,11 +27,13 @@ impl Worker {
         let (job, node, dirs) = (self.job.clone(), self.tools.node.clone(), self.tools.dirs.clone());
         let config = translate::sandbox(&job, &node, &dirs, attempt);
         let handler = self.handler();
-        if self.tools.asking.is_closed() {
-            // The driver ends.
-            std::future::pending::<()>().await;
-        }
+        // Before the look: who closes it waits for all that are there by then.
         let asking = self.tools.asking.token();
+        if self.tools.asking.is_closed() {
+            drop(asking);
+            // The driver ends.
+            return std::future::pending().await;
+        }
         // Should this process be killed before the answer comes, others must know that there may be a sandbox.
         self.note_asked(now_ns()).await?;
         let prepared = tokio::task::spawn_blocking(move || volumes::prepare(&job, &node, &dirs));

@@ -27,6 +27,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use super::covers::{self, Cover};
 use super::job::ALIVE;
 use super::labels::Labels;
 use super::late::Opened;
@@ -59,6 +60,7 @@ pub(super) struct Confined {
     read_only: Option<&'static Path>,
     labels: Option<Rc<Labels>>,
     late: Rc<[Opened]>,
+    covers: Rc<[Cover]>,
     nodes: Rc<[Device]>,
     uid: u32,
     capabilities: Capabilities,
@@ -133,6 +135,7 @@ impl Confined {
             read_only: None,
             labels: program.labels.map(Rc::new),
             late: Rc::new([]),
+            covers: Rc::new([]),
             nodes: Rc::new([]),
             uid: program.uid,
             capabilities: limited(confinement.capabilities, own_bounding),
@@ -155,9 +158,9 @@ impl Confined {
         Self { listener: listener.map(Rc::new), ..self }
     }
 
-    /// Mounts that come after all of libcontainer's.
-    pub(super) fn with_late(self, late: Vec<Opened>) -> Self {
-        Self { late: late.into(), ..self }
+    /// Mounts that come after all of libcontainer's, and what is to be covered in them.
+    pub(super) fn with_late(self, late: Vec<Opened>, covers: Vec<Cover>) -> Self {
+        Self { late: late.into(), covers: covers.into(), ..self }
     }
 
     /// Devices that are made in the container's own /dev, before those mounts.
@@ -243,12 +246,15 @@ impl Confined {
             labels.apply().map_err(because("labelling the container's own mounts"))?;
         }
         nodes::make_inside(&self.nodes, self.root())?;
+        let covers = covers::prepare(&self.covers)?;
         for mount in &*self.late {
             mount.attach(self.root()).map_err(|error| mount.failed(&error))?;
         }
         for mount in &*self.late {
             mount.finish().map_err(|error| mount.failed(&error))?;
         }
+        let label = self.labels.as_deref().map(Labels::label);
+        covers.iter().try_for_each(|cover| cover.cover(label))?;
         if self.cwd_is_late() {
             self.enter_cwd().map_err(|error| self.no_cwd(&error))?;
         }

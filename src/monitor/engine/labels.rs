@@ -63,13 +63,19 @@ impl Labels {
         if kind(&masked)? != TMPFS_MAGIC {
             return Ok(());
         }
-        let empty = mounts::tmpfs(&self.mask_options(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        let empty = mounts::tmpfs(&mask_options(Some(&self.label)), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
         mounts::attach_at(empty, masked, "")
     }
 
-    fn mask_options(&self) -> [(&str, &str); 2] {
-        [("mode", "755"), ("context", &self.label)]
+    /// That of the container's mounts.
+    pub(super) fn label(&self) -> &str {
+        &self.label
     }
+}
+
+/// Options of the empty tmpfs that masks a folder.
+pub(super) fn mask_options(label: Option<&str>) -> Vec<(&str, &str)> {
+    [Some(("mode", "755")), label.map(|label| ("context", label))].into_iter().flatten().collect()
 }
 
 /// Magic number of the file system that a file is on.
@@ -94,7 +100,8 @@ mod tests {
         });
         let labels = Labels::of(&config, LABEL);
         assert_eq!(labels, Labels { label: LABEL.into(), mqueue: true, masked: vec!["/proc/acpi".into()] });
-        assert_eq!(labels.mask_options(), [("mode", "755"), ("context", LABEL)]);
+        assert_eq!(mask_options(Some(labels.label())), [("mode", "755"), ("context", LABEL)]);
+        assert_eq!(mask_options(None), [("mode", "755")]);
     }
 
     #[test]

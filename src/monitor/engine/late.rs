@@ -64,12 +64,7 @@ pub(super) struct Opened {
 /// Takes such mounts out of a spec. `led`: the places of those that lead through another.
 pub(super) fn take(config: &mut Value, led: &[PathBuf]) -> Vec<Late> {
     let mut late = Vec::new();
-    let paths =
-        |key: &str| config.pointer(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    let covered: Vec<PathBuf> =
-        paths("/linux/maskedPaths").chain(paths("/linux/readonlyPaths")).map(PathBuf::from).collect();
-    // What libcontainer is to cover afterwards must be there by then.
-    let led = |place: &Path| led.iter().any(|led| led == place) && !covered.iter().any(|path| path.starts_with(place));
+    let led = |place: &Path| led.iter().any(|led| led == place);
     if let Some(mounts) = config.get_mut("mounts").and_then(Value::as_array_mut) {
         let clients = mounts.iter().any(|mount| place(mount) == Some(Path::new(DEV)));
         mounts.retain(|mount| match of(mount, clients, led) {
@@ -131,6 +126,11 @@ fn of(mount: &Value, clients: bool, led: impl Fn(&Path) -> bool) -> Option<Late>
 }
 
 impl Late {
+    /// Whether `path` lies in it.
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        path.starts_with(&self.place)
+    }
+
     /// Where the source is in sight.
     pub(super) fn open(&self) -> Result<Opened, Failure> {
         let tree = mounts::clone_tree(&self.source, self.recursive).and_then(|tree| {
@@ -250,9 +250,8 @@ mod tests {
                 {"destination": "/dev", "type": "tmpfs"},
                 {"destination": "/dev/random/", "type": "bind", "source": "/s", "options": options},
                 bind("/m", "/dev/mine"), bind("/p", "/dev/pts"), bind("/c", "/dev/console"),
-                bind("/v", "/v"), bind("/in", "/v/in"), bind("/i", "/v/masked"),
+                bind("/v", "/v"), bind("/in", "/v/in"),
             ],
-            "linux": {"maskedPaths": ["/v/masked/x"]},
         });
         let random = Late {
             attributes: MountAttrFlags::MOUNT_ATTR_NOSUID,
@@ -260,11 +259,11 @@ mod tests {
             recursive: true,
             ..late("/s", "/dev/random", Way::Plain)
         };
-        let led = ["/v/in".into(), "/v/masked".into()];
+        let led = ["/v/in".into()];
         let want = [random, late("/m", "/dev/mine", Way::Plain), late("/in", "/v/in", Way::Links)];
         assert_eq!(take(&mut config, &led), want);
         let left: Vec<_> = config["mounts"].as_array().unwrap().iter().filter_map(place).collect();
-        assert_eq!(left, ["/dev/pts", "/dev/console", "/v", "/v/masked"].map(Path::new));
+        assert_eq!(left, ["/dev/pts", "/dev/console", "/v"].map(Path::new));
         assert_eq!(take(&mut json!({}), &[]), []);
     }
 

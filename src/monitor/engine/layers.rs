@@ -132,7 +132,7 @@ impl Mounter {
                 FileType::Directory => DirBuilder::new().mode(0o700).create(&mount.staged)?,
                 _ => std::fs::write(&mount.staged, "")?,
             }
-            mounts::attach(mounts::clone_at(part.as_fd())?, &mount.staged)?;
+            mounts::attach(mounts::clone_at(part.as_fd(), false)?, &mount.staged)?;
             mounts::detach(&whole)
         })();
         attempt(attached, || format!("mounting {sub_path:?} at {:?}", mount.staged))

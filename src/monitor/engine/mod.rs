@@ -20,6 +20,7 @@
 
 mod capture;
 mod cgroup;
+mod covers;
 mod devices;
 mod executor;
 mod hierarchies;

@@ -22,6 +22,9 @@ const LIBCONTAINERS: [&str; 8] = ["null", "zero", "full", "random", "urandom", "
 /// Links that it makes there, and what has no room for nodes.
 const TAKEN: [&str; 7] = ["fd", "stdin", "stdout", "stderr", "kcore", "pts", "mqueue"];
 
+/// Hooks that run before the container's root file system is entered.
+const EARLY_HOOKS: [&str; 3] = ["prestart", "createRuntime", "createContainer"];
+
 /// What is to be made.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Device {
@@ -50,6 +53,11 @@ impl Device {
             mode: number("fileMode").unwrap_or(0o666) & 0o777,
             owner: (number("uid").unwrap_or(0), number("gid").unwrap_or(0)),
         })
+    }
+
+    /// Whether it is the same device at the same place.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.path, self.kind, self.numbers) == (&other.path, other.kind, other.numbers)
     }
 
     /// Makes it as `name` in `folder`, where nobody else makes anything. The same device may be there.
@@ -82,13 +90,16 @@ pub(super) fn take(config: &mut Value) -> Result<Vec<Device>, Failure> {
     Ok(taken)
 }
 
-/// Takes those that are for /dev out of a spec for libcontainer, but for the ones that it makes itself.
-pub(super) fn take_inside(config: &mut Value) -> Result<Vec<Device>, Failure> {
+/// Takes those that are for /dev out of a spec for libcontainer, but for the ones that it makes itself; and for all, if
+/// hooks are to find them that run before init comes to it: all mounts of clients in /dev come later then, too. But
+/// libcontainer knows nothing of `maps`, and would give folders to the host's root.
+pub(super) fn take_inside(config: &mut Value, maps: Option<&IdMaps>) -> Result<Vec<Device>, Failure> {
     let clients = config["mounts"].as_array().is_some_and(|mounts| {
         mounts.iter().any(|mount| mount["type"] == "bind" && mount["destination"].as_str().is_some_and(is_dev))
     });
+    let hooked = maps.is_none() && EARLY_HOOKS.iter().any(|kind| config["hooks"].get(kind).is_some());
     let Some(list) = config.pointer_mut("/linux/devices").and_then(Value::as_array_mut) else { return Ok(Vec::new()) };
-    let mut taken = Vec::new();
+    let (mut taken, mut left) = (Vec::<Device>::new(), Vec::new());
     for device in list.extract_if(.., |device| !device["path"].as_str().is_some_and(is_libcontainers)) {
         let bad = |reason: &str| {
             let path = device["path"].as_str().unwrap_or_default();
@@ -98,15 +109,26 @@ pub(super) fn take_inside(config: &mut Value) -> Result<Vec<Device>, Failure> {
         let path: PathBuf = device["path"].as_str().map(Path::new).into_iter().flat_map(Path::components).collect();
         match path.strip_prefix(DEV).ok().and_then(|inside| inside.iter().next()) {
             None => return Err(bad("that is the folder of all devices")),
-            Some(first) if TAKEN.iter().any(|name| first == *name) => {
+            Some(first) if TAKEN.iter().chain(&LIBCONTAINERS).any(|name| first == *name) => {
                 return Err(bad("something that every container has is there"));
             }
             Some(_) => {}
         }
-        taken.push(Device::read(&device, path).ok_or_else(|| bad("that is no valid device"))?);
+        let read = Device::read(&device, path).ok_or_else(|| bad("that is no valid device"))?;
+        if !taken.iter().any(|known| known.is_same(&read)) {
+            left.push(device);
+        }
+        taken.push(read);
     }
-    // A /dev of the client's has what it has.
-    Ok(if clients { Vec::new() } else { taken })
+    match () {
+        // A /dev of the client's has what it has.
+        () if clients => Ok(Vec::new()),
+        () if hooked => {
+            list.extend(left);
+            Ok(Vec::new())
+        }
+        () => Ok(taken),
+    }
 }
 
 /// Makes them, inside the container.
@@ -194,16 +216,32 @@ mod tests {
         let take = |paths: &[&str], mounts: Value| {
             let devices: Vec<_> = paths.iter().map(|path| zero(path)).collect();
             let mut config = json!({ "linux": { "devices": devices }, "mounts": mounts });
-            let taken: Vec<_> = take_inside(&mut config)?.into_iter().map(|device| device.path).collect();
+            let taken: Vec<_> = take_inside(&mut config, None)?.into_iter().map(|device| device.path).collect();
             Ok::<_, Failure>((taken, config["linux"]["devices"].as_array().unwrap().len()))
         };
         let paths = ["/dev/null", "/dev/ptmx", "/dev/x", "/dev/net/tun"];
         assert_eq!(take(&paths, json!([])).unwrap(), (vec!["/dev/x".into(), "/dev/net/tun".into()], 2));
         assert_eq!(take(&paths, json!([{ "destination": "/dev/", "type": "bind" }])).unwrap(), (vec![], 2));
-        for path in ["/dev", "/dev/", "/dev/fd", "/dev/fd/3", "/dev/pts/0", "/dev/kcore"] {
+        for path in ["/dev", "/dev/", "/dev/fd", "/dev/fd/3", "/dev/pts/0", "/dev/kcore", "/dev/console/x"] {
             let failed = take(&[path], json!([])).unwrap_err();
             assert!(failed.kind == ErrorKind::InvalidArgument && failed.message.contains(path), "{failed:?}");
         }
+    }
+
+    #[test]
+    fn hooks_find_what_was_asked_for() {
+        let maps = IdMaps { uids: vec![(0, 1000, 5)], gids: vec![(0, 2000, 5)] };
+        let left = |hook: &str, maps: Option<&IdMaps>| {
+            let devices = [zero("/dev/null"), zero("/dev/x"), zero("/dev/x")];
+            let mut config = json!({ "linux": { "devices": devices }, "mounts": [], "hooks": { hook: [] } });
+            let taken = take_inside(&mut config, maps).unwrap().len();
+            (taken, config["linux"]["devices"].as_array().unwrap().len())
+        };
+        for hook in ["createRuntime", "createContainer"] {
+            assert_eq!(left(hook, None), (0, 2), "the same once");
+        }
+        assert_eq!(left("createContainer", Some(&maps)), (2, 1));
+        assert_eq!(left("startContainer", None), (2, 1), "it runs inside");
     }
 
     #[test]

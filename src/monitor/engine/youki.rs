@@ -15,6 +15,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
+use super::covers;
 use super::executor::Confined;
 use super::job::{self, Outcome};
 use super::late::{self, Late};
@@ -47,7 +48,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let cwd = program.cwd.clone();
         let blame = |failure| targets::blame(&targets, spec, &cwd, failure);
         let nodes = nodes::take(&mut config)?;
-        let inside = nodes::take_inside(&mut config)?;
+        let inside = nodes::take_inside(&mut config, spec.rootfs.idmap.as_ref())?;
         let user = program.user.take().map(PodUser::open).transpose()?;
         let bundle = spec.bundle.join(BUNDLE);
         attempt(fs::create_dir_all(&bundle), || format!("creating {bundle:?}"))?;
@@ -61,6 +62,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         rootfs::prepare(spec, &targets).map_err(blame)?;
         let led = targets::settle(&targets, &spec.rootfs.mountpoint)?;
         let late = late::take(&mut config, &led);
+        let covers = covers::take(&mut config, &late);
         nodes::make(&nodes, &config, spec.rootfs.idmap.as_ref())?;
         // A folder cannot be mounted there, which is to be told as such.
         let late = late.iter().map(Late::open).collect::<Result<_, _>>()?;
@@ -72,7 +74,7 @@ pub(super) fn create(spec: &CreateSpec, streams: Streams) -> Result<(Job, ExecSt
         let executor = Confined::new(program, &spec.confinement, own.bounding, write)?
             .for_init(result, user)
             .with_listener(listener)
-            .with_late(late)
+            .with_late(late, covers)
             .with_nodes(inside)
             .with_read_only(read_only.filter(|_| hierarchies.is_none()));
         let container = captured(|| {
