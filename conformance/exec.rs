@@ -218,7 +218,8 @@ async fn what_was_given_up_leaves_nothing() {
         println!("SKIPPED: runc is not installed; conformance/setup.sh test installs what Debian has");
         return;
     };
-    let place = PathBuf::from(format!("/run/podwright-slow-runtime-{}", std::process::id()));
+    let made = tempfile::tempdir_in("/run").unwrap();
+    let place = made.path().join("slow-runtime");
     fs::write(&place, SLOW.replace("RUNC", runc.to_str().unwrap())).unwrap();
     fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
     let text = format!("kind = \"oci\"\nbinary = {place:?}\n");
@@ -256,7 +257,6 @@ async fn what_was_given_up_leaves_nothing() {
     }
     assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning);
     node.finish().await;
-    fs::remove_file(place).unwrap();
 }
 
 fn walk(folder: &Path) -> Vec<PathBuf> {
