@@ -59,7 +59,12 @@ async fn pause_and_containers_have_leaves_of_their_own() {
     assert_eq!((cgroup_of(pause), cgroup_of(init)), (leaf(&pod.id), leaf(&ctr.id)));
     // What runs in a container later is there, too.
     node.exec(&ctr, &["sh", "-c", "sleep 7113 >/dev/null 2>&1 &"]).await;
-    let late = host::descendants().into_iter().find(|p| p.command.starts_with("sleep 7113")).unwrap();
+    // The shell may end before its child has become that program.
+    let late = eventually(secs(10), "the process", async || {
+        let found = host::descendants().into_iter().find(|p| p.command.starts_with("sleep 7113"));
+        found.ok_or("there is none".to_owned())
+    })
+    .await;
     assert_eq!(cgroup_of(late.pid), leaf(&ctr.id));
     let inside = node.exec(&ctr, &["cat", "/proc/self/cgroup"]).await;
     assert!(!cgroups::is_v2() || inside == "0::/\n", "the container's cgroup namespace: {inside}");

@@ -243,8 +243,8 @@ async fn what_was_given_up_leaves_nothing(handler: &str) {
     let (Some(runtime), Some(mut setup)) = (crate::handlers::find(handler), crate::handlers::setup(handler)) else {
         return;
     };
-    let folder = PathBuf::from(format!("/run/podwright-slow-{handler}-{}", std::process::id()));
-    fs::create_dir(&folder).unwrap();
+    let made = tempfile::tempdir_in("/run").unwrap();
+    let folder = made.path();
     // Its name tells what it is.
     let (place, runtime) = (folder.join(handler), runtime.to_str().unwrap());
     let text = SLOW.replace("RUNTIME", runtime).replace("FOLDER", folder.to_str().unwrap());
@@ -298,7 +298,6 @@ async fn what_was_given_up_leaves_nothing(handler: &str) {
     let shown = node.exec(&ctr, &["ps"]).await;
     assert!(shown.contains("ps") && !shown.contains("sleep 471"), "{shown}");
     node.finish().await;
-    fs::remove_dir_all(folder).unwrap();
 }
 
 mod given_up {

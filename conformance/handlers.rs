@@ -131,9 +131,9 @@ async fn survival(handler: &str) {
         .await;
     node.logged(&ctr, "tick 2").await;
     node.kill9();
-    let before = logs::read(&ctr.log).len();
+    let before = logs::so_far(&ctr.log).len();
     crate::harness::eventually(secs(10), "the log's growth", async || {
-        if logs::read(&ctr.log).len() > before + 5 { Ok(()) } else { Err(String::new()) }
+        if logs::so_far(&ctr.log).len() > before + 5 { Ok(()) } else { Err(String::new()) }
     })
     .await;
     node.start_daemon().await;
@@ -210,7 +210,8 @@ async fn crun_is_refused_beside_a_hybrid_s_second_tree() {
         return;
     }
     // Whatever calls itself so: this machine need not have it.
-    let crun = std::env::temp_dir().join(format!("pwt-crun-{}", std::process::id()));
+    let folder = tempfile::tempdir().unwrap();
+    let crun = folder.path().join("crun");
     std::fs::write(&crun, "#!/bin/sh\necho crun version 1.8\n").unwrap();
     std::fs::set_permissions(&crun, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let text = format!("kind = \"oci\"\nbinary = {crun:?}\n");
@@ -225,6 +226,5 @@ async fn crun_is_refused_beside_a_hybrid_s_second_tree() {
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     let line = said.lines().find(|line| line.contains("\"crun\"")).unwrap_or_else(|| panic!("{said}"));
     assert!(line.starts_with("warn runtime handlers") && line.contains("unified_cgroup_hierarchy"), "{line}");
-    std::fs::remove_file(crun).unwrap();
     node.finish().await;
 }

@@ -97,10 +97,10 @@ async fn the_whole_cgroup_is_killed() {
     let ctr = node.launch(&pod, config).await;
     node.logged(&ctr, "up").await;
     node.stop_container(&ctr.id, 5).await.unwrap();
-    // Sent with the stop's answer, SIGKILL takes a moment.
-    eventually(secs(5), "the end of what init left", async || {
-        let is_left = |p: &host::Process| p.command.contains("7654321") && p.state != 'Z';
-        let left: Vec<_> = host::descendants().into_iter().filter(is_left).collect();
+    // Nobody need ask for its end any more; the signal is on its way.
+    eventually(secs(10), "the end of all", async || {
+        let left: Vec<_> =
+            host::descendants().into_iter().filter(|p| p.command.contains("7654321") && p.state != 'Z').collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;
@@ -176,8 +176,10 @@ async fn a_fork_bomb_is_bounded() {
     let mut node = node;
     node.pull(crate::harness::BUSYBOX).await;
     let pod = node.up(node.pod("bomb")).await;
-    // The pipe must not wait for the sleepers.
-    let script = "for i in $(seq 100); do sleep 30 >/dev/null 2>&1 & done 2>&1 | tail -1; echo done";
+    // The reader is there before the first sleeper is, and the pipe must not wait for the sleepers.
+    let script = "mkfifo /tmp/go; \
+                  { read x </tmp/go; for i in $(seq 100); do sleep 30 >/dev/null 2>&1 & done; } 2>&1 | \
+                  { echo >/tmp/go; exec tail -1; }; echo done";
     let (_, out) = node.outcome(&pod, node.sh("c", script)).await;
     assert!(out.contains("can't fork") && out.ends_with("done\n"), "{out}");
     node.finish().await;

@@ -267,12 +267,12 @@ async fn without_configuration_host_network_pods_run() {
 }
 
 async fn with_plugin(body: &str) -> Node {
+    with_plugin_and(body, "").await
+}
+
+async fn with_plugin_and(body: &str, extra: &str) -> Node {
     let list = cni::conflist(&[json!({ "type": "bad" })]);
-    let mut node = Node::prepare(&Setup {
-        cni: Cni::List(list),
-        extra: "[network]\nplugin_timeout = \"1s\"\n".into(),
-        ..Setup::default()
-    });
+    let mut node = Node::prepare(&Setup { cni: Cni::List(list), extra: extra.into(), ..Setup::default() });
     cni::script(node.dir(), "bad", body);
     node.start_daemon().await;
     node
@@ -308,7 +308,9 @@ async fn a_plugin_that_says_nothing_and_fails() {
 
 #[tokio::test]
 async fn a_plugin_that_hangs() {
-    let node = with_plugin("case $CNI_COMMAND in ADD) sleep 1000 ;; esac").await;
+    // Its DEL must be done within it, however busy the machine is.
+    let extra = "[network]\nplugin_timeout = \"3s\"\n";
+    let node = with_plugin_and("case $CNI_COMMAND in ADD) sleep 1000 ;; esac", extra).await;
     refused(node, &["bad"]).await;
 }
 

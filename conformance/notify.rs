@@ -30,11 +30,12 @@ impl Agent {
                 let mut buffer = vec![0; 1 << 16];
                 let received = rights::receive(client.unwrap(), &mut buffer).unwrap();
                 buffer.truncate(received.bytes);
-                for listener in received.descriptors {
-                    std::thread::spawn(move || answer(&listener));
-                }
+                // It is there before who asks is answered, and goes on.
                 if !buffer.is_empty() {
                     notes.lock().unwrap().push(String::from_utf8(buffer).unwrap());
+                }
+                for listener in received.descriptors {
+                    std::thread::spawn(move || answer(&listener));
                 }
             }
         });

@@ -136,8 +136,7 @@ async fn the_root_file_system_belongs_to_root_inside(handler: &str) {
     let mut config = node.sh("c", script);
     config.image = Some(specs::image(&reference));
     let ctr = node.launch(&pod, config).await;
-    node.logged(&ctr, "no nodes").await;
-    let out = logs::stream(&logs::read(&ctr.log), "stdout");
+    let out = logs::stream(&node.logged(&ctr, "no nodes").await, "stdout");
     let all = "secret\n0:0 0:0 0:0 0:0 1000:1000 1000:1000 0:0 7:8 0:0 0:0 0:0 0:0 no nodes\n";
     assert_eq!(out, all);
     let upper = upper(&node, &pod, &ctr);

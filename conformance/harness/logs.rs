@@ -16,11 +16,22 @@ pub struct Line {
     pub text: String,
 }
 
-/// Reads a log and insists on its form. A file that is not there yet is empty.
+/// Reads a log that nobody writes to any more and insists on its form. A file that is not there is empty.
 pub fn read(path: &Path) -> Vec<Line> {
     let bytes = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    assert!(text.is_empty() || text.ends_with('\n'), "{}: the last entry has no end", path.display());
+    assert!(bytes.is_empty() || bytes.ends_with(b"\n"), "{}: the last entry has no end", path.display());
+    lines(path, &bytes)
+}
+
+/// What a log holds that is being written: a last entry of which only a part is seen is left out.
+pub fn so_far(path: &Path) -> Vec<Line> {
+    let bytes = fs::read(path).unwrap_or_default();
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    lines(path, &bytes[..whole])
+}
+
+fn lines(path: &Path, bytes: &[u8]) -> Vec<Line> {
+    let text = String::from_utf8_lossy(bytes);
     text.lines()
         .map(|line| parse(line).unwrap_or_else(|| panic!("{}: no CRI log line: {line:?}", path.display())))
         .collect()

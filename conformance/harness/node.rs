@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podwright::proto::*;
 use tokio::signal::unix::{SignalKind, signal};
@@ -368,7 +368,7 @@ impl Node {
     /// Waits until the log holds a line with this text.
     pub async fn logged(&self, ctr: &Ctr, text: &str) -> Vec<Line> {
         eventually(secs(20), &format!("{text:?} in the log"), async || {
-            let lines = logs::read(&ctr.log);
+            let lines = logs::so_far(&ctr.log);
             if lines.iter().any(|line| line.text.contains(text)) { Ok(lines) } else { Err(format!("{lines:?}")) }
         })
         .await
@@ -393,12 +393,20 @@ impl Node {
         out
     }
 
-    /// The host's pid of a container's init, found by its cgroup.
+    /// The host's pid of a container's init or of a pod's pause, found by its cgroup. Either may have its name only a
+    /// moment after the call that made it was answered, for which this waits.
     pub fn pid_in(&self, id: &str, name: &str) -> i32 {
         let inside =
             |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|table| table.contains(id));
-        let found = host::descendants().into_iter().find(|process| process.name == name && inside(process.pid));
-        found.unwrap_or_else(|| panic!("no process {name} in a cgroup of {id}")).pid
+        let end = Instant::now() + secs(10);
+        loop {
+            let found = host::descendants().into_iter().find(|process| process.name == name && inside(process.pid));
+            if let Some(process) = found {
+                return process.pid;
+            }
+            assert!(Instant::now() < end, "no process {name} in a cgroup of {id}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Removes everything through the CRI, counts what is left on the machine, and ends the daemon. Every test's end.

@@ -37,7 +37,7 @@ async fn several_clients_from_now_on_and_detaching_is_harmless() {
     fourth.write("four\n").await;
     assert_eq!(fourth.until(Some("four\n")).await[0], "got four\n");
     assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning);
-    let text = logs::stream(&logs::read(&ctr.log), "stdout");
+    let text = logs::stream(&logs::so_far(&ctr.log), "stdout");
     assert_eq!(text, "before\ngot one\ngot two\ngot three\ngot four\n", "the log has it all");
     node.stop_container(&ctr.id, 0).await.unwrap();
     assert_eq!(code_of(&fourth.until(None).await[2]), None, "the container's end is told");

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use podwright::proto::*;
@@ -20,7 +19,7 @@ const WRAPPER: &str = "#!/bin/sh\n\
 
 /// A runtime binary that does `verb` only once it is told to.
 struct Slow {
-    folder: PathBuf,
+    folder: tempfile::TempDir,
     verb: &'static str,
 }
 
@@ -31,10 +30,9 @@ impl Slow {
             println!("SKIPPED: runc is not installed; conformance/setup.sh test installs what Debian has");
             return None;
         };
-        let folder = PathBuf::from(format!("/run/podwright-slow-{verb}-{}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
-        let binary = folder.join("runc");
-        let text = WRAPPER.replace("VERB", verb).replace("FOLDER", folder.to_str().unwrap());
+        let folder = tempfile::tempdir_in("/run").unwrap();
+        let binary = folder.path().join("runc");
+        let text = WRAPPER.replace("VERB", verb).replace("FOLDER", folder.path().to_str().unwrap());
         fs::write(&binary, text.replace("RUNC", runc.to_str().unwrap())).unwrap();
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
         let text = format!("kind = \"oci\"\nbinary = {binary:?}\n");
@@ -46,7 +44,7 @@ impl Slow {
 
     /// `whom`: a part of what it is called with.
     async fn is_waiting(&self, whom: &str) {
-        let (binary, verb) = (format!("{}/runc", self.folder.display()), format!(" {} ", self.verb));
+        let (binary, verb) = (format!("{}/runc", self.folder.path().display()), format!(" {} ", self.verb));
         eventually(secs(15), "the runtime's wait", async || {
             let asked = |p: &host::Process| [&*binary, &*verb, whom].iter().all(|part| p.command.contains(part));
             if host::descendants().iter().any(asked) { Ok(()) } else { Err("nobody asked it".to_owned()) }
@@ -55,12 +53,7 @@ impl Slow {
     }
 
     fn go_on(&self) {
-        fs::write(self.folder.join("go"), "").unwrap();
-    }
-
-    async fn finish(self, node: Node) {
-        node.finish().await;
-        fs::remove_dir_all(self.folder).unwrap();
+        fs::write(self.folder.path().join("go"), "").unwrap();
     }
 }
 
@@ -107,7 +100,7 @@ async fn a_start_goes_on_without_its_daemon() {
     again.await.unwrap().expect("a retry joins it");
     lives_and_ends(&node, &ctr).await;
     lives_and_ends(&node, &nobody).await;
-    slow.finish(node).await;
+    node.finish().await;
 }
 
 #[tokio::test]
@@ -127,7 +120,7 @@ async fn a_start_outlives_its_connection() {
     slow.go_on();
     call.await.unwrap().expect("the answer comes by the next connection");
     lives_and_ends(&node, &ctr).await;
-    slow.finish(node).await;
+    node.finish().await;
 }
 
 /// A client that asks again joins a making that was its last daemon's.
@@ -160,7 +153,7 @@ async fn a_making_that_nobody_goes_on_with_is_given_up() {
     slow.go_on();
     let ctr = node.launch(&pod, config.clone()).await;
     lives_and_ends(&node, &ctr).await;
-    slow.finish(node).await;
+    node.finish().await;
 }
 
 /// The one there is. Its helpers look the same.

@@ -321,7 +321,7 @@ fn execs_end_in_time_whoever_holds_their_pipes() {
     let orphan = pod.peer.exec(&id, &["sh", "-c", "sleep 50 & echo done"], 0);
     let outcome = pod.peer.outcome(orphan);
     assert_eq!((outcome.exit_code, outcome.stdout.as_slice()), (0, &b"done\n"[..]));
-    let late = pod.peer.exec(&id, &["sh", "-c", "echo begun; sleep 50; echo never"], 200);
+    let late = pod.peer.exec(&id, &["sh", "-c", "echo begun; sleep 50; echo never"], 2000);
     let outcome = pod.peer.outcome(late);
     assert!(outcome.timed_out);
     assert_eq!((outcome.exit_code, outcome.stdout.as_slice()), (137, &b"begun\n"[..]));

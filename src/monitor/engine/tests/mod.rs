@@ -19,11 +19,14 @@ fn lifecycle(engine: &str) {
             bed::hide_unified();
         }
         let mut bed = Bed::new();
-        let spec = bed.make(engine, &["sh", "-c", "echo started; sleep 0.3; exit 7"], |_| {});
+        let script = "echo started; until [ -e /go ]; do sleep 0.01; done; exit 7";
+        let spec = bed.make(engine, &["sh", "-c", script], |_| {});
         let mut running = bed.create(&spec).unwrap();
         bed.start(&spec, &mut running).unwrap();
         let (code, output) = bed.exec(&spec, running.pid, process(&["sh", "-c", "echo from exec; exit 3"])).unwrap();
         assert_eq!((code, output.as_str()), (3, "from exec\n"));
+        // However long the exec took, init has waited.
+        fs::write(format!("/proc/{}/root/go", running.pid), "").unwrap();
         assert_eq!(bed.exit_code(running.pid), 7);
         assert_eq!(bed::text(&running.output), "started\n");
         drop(running);

@@ -102,7 +102,7 @@ async fn what_is_no_plugin_is_missing() {
 #[tokio::test]
 async fn a_plugin_that_hangs_is_killed_with_all_it_started() {
     let folder = folder("sleep 1000 & echo $! > child; echo stuck >&2; wait");
-    let error = run_in(folder.path(), Verb::Add, Duration::from_millis(300)).await.unwrap_err();
+    let error = run_in(folder.path(), Verb::Add, Duration::from_secs(3)).await.unwrap_err();
     assert!(matches!(&error, PluginFailure::Hung { stderr, .. } if stderr == "stuck"), "{error}");
     assert!(dies(&folder.path().join("child")));
 }

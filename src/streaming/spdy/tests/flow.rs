@@ -2,17 +2,23 @@
 
 use super::*;
 
-/// Reads frames until nothing comes for a moment; the bytes of data in them.
-async fn settle(raw: &mut Raw) -> usize {
+/// Reads frames until there are so many bytes of data in them, then until nothing more comes for a moment.
+async fn settles_at(raw: &mut Raw, bytes: usize) {
     let mut got = 0;
-    while let Ok(frame) = tokio::time::timeout(Duration::from_millis(200), raw.any()).await {
+    loop {
+        let frame = if got < bytes {
+            soon(raw.any()).await
+        } else {
+            let Ok(frame) = tokio::time::timeout(Duration::from_millis(200), raw.any()).await else { break };
+            frame
+        };
         match frame {
             Got::Data { data, .. } => got += data.len(),
             Got::End => break,
             Got::Frame(_) => {}
         }
     }
-    got
+    assert_eq!(got, bytes);
 }
 
 /// A server's stream 1 that writes without end.
@@ -33,16 +39,16 @@ async fn a_peer_that_heeds_windows_is_sent_no_more_than_it_grants() {
     raw.heed().await;
     raw.syn(1).await;
     let writer = writer(&mut incoming).await;
-    assert_eq!(settle(&mut raw).await, 65536);
+    settles_at(&mut raw, 65536).await;
     // The connection's window is used up, too.
     raw.send(Frame::WindowUpdate { stream: 1, delta: 1000 }).await;
-    assert_eq!(settle(&mut raw).await, 0);
+    settles_at(&mut raw, 0).await;
     raw.send(Frame::WindowUpdate { stream: 0, delta: 300 }).await;
-    assert_eq!(settle(&mut raw).await, 300);
+    settles_at(&mut raw, 300).await;
     raw.send(Frame::WindowUpdate { stream: 0, delta: 5000 }).await;
-    assert_eq!(settle(&mut raw).await, 700);
+    settles_at(&mut raw, 700).await;
     raw.send(Frame::Settings { clear: false, entries: vec![(INITIAL_WINDOW_SIZE, 65536 + 50)] }).await;
-    assert_eq!(settle(&mut raw).await, 50);
+    settles_at(&mut raw, 50).await;
     drop(raw);
     assert!(soon(writer).await.unwrap() < 65536 + 1050 + Limits::default().send_buffer + 10_000);
 }
@@ -55,7 +61,7 @@ async fn a_client_keeps_to_the_first_window_until_it_is_granted_more() {
     let mut stream = handle.open(Headers::new().with("streamtype", "data"), false).unwrap();
     let writer = tokio::spawn(async move { stream.write_all(&vec![7; 1 << 20]).await });
     assert!(matches!(soon(raw.next()).await, Got::Frame(Frame::SynStream { stream: 1, .. })));
-    assert_eq!(settle(&mut raw).await, 65536);
+    settles_at(&mut raw, 65536).await;
     writer.abort();
 }
 
@@ -66,7 +72,7 @@ async fn an_end_needs_no_window() {
     raw.syn(1).await;
     let mut stream = soon(incoming.next()).await.unwrap().accept(Headers::new());
     stream.write_all(&vec![1; 65536]).await.unwrap();
-    assert_eq!(settle(&mut raw).await, 65536);
+    settles_at(&mut raw, 65536).await;
     tokio::spawn(async move { stream.shutdown().await });
     assert_eq!(soon(raw.next()).await, Got::Data { stream: 1, data: vec![], fin: true });
 }
@@ -219,6 +225,15 @@ async fn a_stream_nobody_reads_holds_the_peer_back_in_the_end() {
     assert!(text.iter().all(|byte| *byte == 3));
     // Now the unread stream fills the buffer.
     let mut rest = Vec::new();
+    let full = async {
+        while server.left().1 <= 256 * 1024 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        end = three.read_to_end(&mut rest) => panic!("{end:?}"),
+        () = soon(full) => {}
+    }
     let blocked = tokio::time::timeout(Duration::from_millis(300), three.read_to_end(&mut rest)).await;
     assert!(blocked.is_err());
     let (_, unread, _) = server.left();
