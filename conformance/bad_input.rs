@@ -381,11 +381,30 @@ async fn noise_on_the_socket() {
 
 #[tokio::test]
 async fn requests_that_are_too_large() {
-    let node = Node::start().await;
+    let node = Node::ready().await;
     let mut config = node.host_pod("large");
     config.annotations.insert("big".into(), "x".repeat(32 << 20));
     let status = node.run_pod(config, "").await.unwrap_err();
     assert!([Code::ResourceExhausted, Code::OutOfRange, Code::InvalidArgument].contains(&status.code()), "{status}");
+    let many: Vec<_> = (0..4000).map(|n| format!("{n:05}")).collect();
+    let mut config = node.host_pod("labels");
+    config.labels.extend(many.iter().map(|name| (name.clone(), "x".repeat(200))));
+    refused(node.run_pod(config, "").await, Code::InvalidArgument, &["config.labels", "in all"]);
+    // Each of them is fine, and the request is; but its record would not be read back by the next daemon.
+    let mut config = node.host_pod("sandbox");
+    config.log_directory = node.dir().join("logs-of-none").to_string_lossy().into_owned();
+    let unified = many[..1500].iter().map(|name| (format!("memory.{name}"), "\"".repeat(4000))).collect();
+    let overhead = LinuxContainerResources { unified, ..Default::default() };
+    config.linux.as_mut().unwrap().overhead = Some(overhead);
+    refused(node.run_pod(config, "").await, Code::InvalidArgument, &["overhead.unified"]);
+    assert!(!node.dir().join("logs-of-none").exists());
+    let pod = node.up(node.host_pod("p")).await;
+    let mut config = node.sleeper("c");
+    config.envs = many[..60].iter().map(|name| specs::env(name, &"x".repeat(100 << 10))).collect();
+    refused(node.try_create(&pod, config).await, Code::InvalidArgument, &["config.envs"]);
+    assert_eq!(node.containers(ContainerFilter::default()).await, []);
+    let folder = node.dir().join("root/pods").join(&pod.id).join("containers");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
     node.version().await.unwrap();
     node.finish().await;
 }

@@ -1,5 +1,8 @@
 //! The daemon dies; pods do not. What was under way is finished or undone.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use podwright::proto::*;
@@ -32,7 +35,7 @@ async fn containers_and_logs_go_on_without_the_daemon() {
     // One container ends while nobody is there to see it. /dev/shm is the pod's, reached by the other's root.
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
     let ran = now();
-    std::fs::write(format!("/proc/{pid}/root/dev/shm/go"), "").unwrap();
+    fs::write(format!("/proc/{pid}/root/dev/shm/go"), "").unwrap();
     eventually(secs(5), "the short container's end", async || match host::process(short_pid) {
         None => Ok(()),
         Some(process) => Err(format!("{process:?}")),
@@ -171,6 +174,81 @@ async fn a_monitor_that_dies_takes_its_pod_only() {
     node.finish().await;
 }
 
+/// Changes the body of a record.
+fn rewrite(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut record["body"]);
+    fs::write(path, record.to_string()).unwrap();
+}
+
+fn entries(folder: PathBuf) -> BTreeSet<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// An image that was pulled before a reboot, and removed under its containers after it.
+#[tokio::test]
+async fn layers_of_an_earlier_boot_stay_under_containers() {
+    let mut node = Node::ready().await;
+    let (images, layers) = (node.dir().join("root/images"), node.dir().join("root/layers"));
+    let is_synced = |path: &PathBuf| fs::read_to_string(path).unwrap().contains("\"synced\":true");
+    eventually(secs(30), "the sync", async || match entries(images.clone()).iter().all(is_synced) {
+        true => Ok(()),
+        false => Err(String::new()),
+    })
+    .await;
+    node.kill9();
+    for record in entries(images) {
+        rewrite(&record, |body| body["boot_id"] = "earlier".into());
+    }
+    let found = entries(layers.join("sha256"));
+    for layer in &found {
+        rewrite(&layer.join("layer.json"), |body| body["boot_id"] = "earlier".into());
+    }
+    node.start_daemon().await;
+    let pod = node.up(node.host_pod("p")).await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    node.remove_image(crate::harness::BUSYBOX).await.unwrap();
+    node.restart().await;
+    assert_eq!(entries(layers.join("sha256")), found);
+    assert_eq!(node.exec(&ctr, &["ls", "/bin/busybox"]).await, "/bin/busybox\n");
+    node.down(&pod).await;
+    assert_eq!(entries(layers.join("sha256")), BTreeSet::new());
+    // It stays until the next boot.
+    fs::remove_file(layers.join("boot.json")).unwrap();
+    node.finish().await;
+}
+
+/// What cannot be read now, as on a node that is short of something, may be another time.
+#[tokio::test]
+async fn a_sandbox_with_a_record_that_cannot_be_read_is_left_alone() {
+    let mut node = Node::ready().await;
+    let pod = node.up(node.host_pod("p")).await;
+    let ctr = node.launch(&pod, node.sleeper("c")).await;
+    node.logged(&ctr, "up").await;
+    let pid = node.pid_in(&ctr.id, "sh");
+    let layers = node.dir().join("root/layers/sha256");
+    let found = entries(layers.clone());
+    let record = node.dir().join("root/pods").join(&pod.id).join("containers").join(&ctr.id).join("container.json");
+    node.kill9();
+    let text = fs::read(&record).unwrap();
+    fs::remove_file(&record).unwrap();
+    fs::create_dir(&record).unwrap();
+    node.start_daemon().await;
+    assert_eq!(node.pods(PodSandboxFilter::default()).await, []);
+    node.remove_image(crate::harness::BUSYBOX).await.unwrap();
+    assert_eq!(entries(layers.clone()), found, "nobody knows whether it needs them");
+    node.kill9();
+    fs::remove_dir(&record).unwrap();
+    fs::write(&record, text).unwrap();
+    node.start_daemon().await;
+    assert_eq!(node.status(&ctr).await.state(), ContainerState::ContainerRunning);
+    assert_eq!(node.pid_in(&ctr.id, "sh"), pid, "the very same process");
+    assert_eq!(node.exec(&ctr, &["ls", "/bin/busybox"]).await, "/bin/busybox\n");
+    node.down(&pod).await;
+    assert_eq!(entries(layers), BTreeSet::new());
+    node.finish().await;
+}
+
 fn parent_of(pid: i32) -> i32 {
     host::process(pid).unwrap().parent
 }
@@ -301,7 +379,7 @@ async fn a_retry_joins_the_call_under_way() {
     hasty.runtime().run_pod_sandbox(first).await.expect_err("the deadline passes");
     let pod = node.up(node.pod("slow")).await;
     assert_eq!(node.pods(PodSandboxFilter::default()).await.len(), 1);
-    let adds = std::fs::read_to_string(&log).unwrap().lines().count();
+    let adds = fs::read_to_string(&log).unwrap().lines().count();
     assert_eq!(adds, 1, "one sandbox, one ADD");
     // Its connection is an open file of the daemon.
     drop(hasty);

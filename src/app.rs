@@ -112,8 +112,6 @@ impl App {
             state,
         };
         let pods = Pods::recover(context).await.map_err(failed("recovery"))?;
-        // Only now do all containers hold their layers again.
-        images.collect_garbage();
         Ok(Self { pods, images, network, handlers, cdi, cgroups, lsm, has_user_namespaces, config })
     }
 }

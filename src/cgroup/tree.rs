@@ -18,17 +18,19 @@ const TRIES: usize = 8;
 /// where each cgroup above lets its children have the controller.
 pub fn make(folders: &[PathBuf]) -> Result<(), CgroupError> {
     for folder in folders {
-        let new = folder.ancestors().take_while(|path| !path.exists()).last().map(Path::to_owned);
-        let mut made = fs::create_dir_all(folder);
+        let failed = |action| move |source| (action, source);
+        let make = || {
+            fs::create_dir_all(folder).map_err(failed("make"))?;
+            fill_cpuset(folder).map_err(failed("fill"))
+        };
+        let mut made = make();
         for _ in 1..TRIES {
-            if !made.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            if !made.as_ref().is_err_and(|(_, error)| error.kind() == ErrorKind::NotFound) {
                 break;
             }
-            made = fs::create_dir_all(folder);
+            made = make();
         }
-        made.map_err(|source| CgroupError::Io { action: "make", path: folder.clone(), source })?;
-        let top = new.as_deref().unwrap_or(folder);
-        fill_cpuset(top, folder).map_err(|source| CgroupError::Io { action: "fill", path: folder.clone(), source })?;
+        made.map_err(|(action, source)| CgroupError::Io { action, path: folder.clone(), source })?;
         hand_down_controllers(folder);
     }
     Ok(())
@@ -40,16 +42,17 @@ pub fn scope_of(folder: &Path) -> Option<&str> {
 }
 
 /// A new cpuset of cgroup v1 has no CPU and no memory node, and takes no process before it is given
-/// some; here its parent's.
-fn fill_cpuset(top: &Path, folder: &Path) -> io::Result<()> {
+/// some; here its parent's, which are looked at first: whoever made that may not have come to it yet.
+fn fill_cpuset(folder: &Path) -> io::Result<()> {
     let is_v1 = folder.join("cgroup.clone_children").exists();
     if !is_v1 || !folder.join("cpuset.cpus").exists() {
         return Ok(());
     }
-    let mut levels: Vec<&Path> = folder.ancestors().take_while(|path| path.starts_with(top)).collect();
+    // All but the hierarchy's root, which has everything.
+    let pairs = folder.ancestors().zip(folder.ancestors().skip(1));
+    let mut levels: Vec<_> = pairs.take_while(|(_, parent)| parent.join("cpuset.cpus").exists()).collect();
     levels.reverse();
-    for level in levels {
-        let Some(parent) = level.parent() else { continue };
+    for (level, parent) in levels {
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if fs::read_to_string(level.join(file))?.trim().is_empty() {
                 fs::write(level.join(file), fs::read_to_string(parent.join(file))?.trim())?;
@@ -170,4 +173,36 @@ fn processes(folder: &Path, depth: usize) -> Vec<i32> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpuset(folder: &Path, cpus: &str, mems: &str) {
+        fs::create_dir_all(folder).unwrap();
+        for (file, content) in [("cgroup.clone_children", "0\n"), ("cpuset.cpus", cpus), ("cpuset.mems", mems)] {
+            fs::write(folder.join(file), content).unwrap();
+        }
+    }
+
+    #[test]
+    fn cpusets_are_filled_from_the_highest_empty_one_whoever_made_it() {
+        let mount = tempfile::tempdir().unwrap();
+        let root = mount.path().join("cpuset");
+        let [parent, half, leaf] = ["a", "a/b", "a/b/c"].map(|path| root.join(path));
+        cpuset(&root, "0-3\n", "0\n");
+        // Somebody made them, and has not come further than this.
+        cpuset(&parent, "\n", "\n");
+        cpuset(&half, "1\n", "\n");
+        cpuset(&leaf, "\n", "\n");
+        make(std::slice::from_ref(&leaf)).unwrap();
+        let read = |folder: &Path| {
+            ["cpuset.cpus", "cpuset.mems"].map(|file| fs::read_to_string(folder.join(file)).unwrap().trim().to_owned())
+        };
+        assert_eq!(read(&parent), ["0-3", "0"]);
+        assert_eq!(read(&half), ["1", "0"], "what is there stays");
+        assert_eq!(read(&leaf), ["1", "0"]);
+        assert_eq!(read(&root), ["0-3", "0"]);
+    }
 }

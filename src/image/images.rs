@@ -157,6 +157,11 @@ impl Images {
         Ok(images)
     }
 
+    /// Keeps all layers that are here, whoever needs them, for as long as this daemon runs.
+    pub fn keep_present(&self) {
+        self.inner.layers.keep_present();
+    }
+
     /// Deletes layers that neither an image nor a [`LayerHold`] needs, now and from now on. Called once, when all
     /// containers from before the start have their holds back.
     pub fn collect_garbage(&self) {

@@ -1,11 +1,12 @@
 //! Layer folders on disk: which are here, who needs them, and their end.
 //!
 //! `layers/sha256/KEY/fs` with `layer.json` beside it is a whole, verified layer: it was built as `layers/tmp.N` and
-//! renamed. What nobody holds is renamed into `layers/trash` at once and deleted after, by one thread that nobody waits
+//! renamed. Which of those that earlier boots unpacked were found on the disk in this one stands in `layers/boot.json`.
+//! What nobody holds is renamed into `layers/trash` at once and deleted after, by one thread that nobody waits
 //! for but who must know of the space: deleting many files takes seconds.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -17,8 +18,8 @@ use rustix::fs::{IFlags, Mode, OFlags};
 use tokio::sync::watch;
 
 use super::error::ImageError;
-use super::record::LayerRecord;
-use crate::store::{self, Durability};
+use super::record::{BootRecord, LayerRecord};
+use crate::store::{self, Durability, StoreError};
 use crate::types::{Digest, chain};
 
 /// Layers that are deleted at once.
@@ -136,8 +137,8 @@ impl Drop for Temporary {
 }
 
 impl Layers {
-    /// Reads what is in `folder`. A layer of another boot that is not in `durable` may have been damaged by power loss
-    /// and goes, as does everything unfinished.
+    /// Reads what is in `folder`. A layer of another boot that is not in `durable`, and was not when this boot began, may
+    /// have been damaged by power loss and goes, as does everything unfinished.
     pub fn open(folder: &Path, boot_id: &str, durable: &HashSet<Digest>) -> Result<Arc<Self>, ImageError> {
         let layers = Self {
             folder: folder.to_owned(),
@@ -166,12 +167,23 @@ impl Layers {
                 count(layers.throw(&path)?, size);
             }
         }
+        let noted = layers.noted()?;
+        let mut older = BTreeSet::new();
         for (name, path) in entries(&folder.join("sha256"))? {
-            let record = store::load::<LayerRecord>(&path.join("layer.json"));
             let key = Digest::from_hex(&name);
-            let usable = |key: &Digest, record: &LayerRecord| record.boot_id == boot_id || durable.contains(key);
+            let record = match store::load::<LayerRecord>(&path.join("layer.json")) {
+                // Nothing is known of it, and something may run from it.
+                Err(error) if key.is_some() && !matches!(error, StoreError::Damaged { .. }) => return Err(error.into()),
+                record => record,
+            };
+            let usable = |key: &Digest, record: &LayerRecord| {
+                record.boot_id == boot_id || durable.contains(key) || noted.contains(key)
+            };
             match (key, record) {
                 (Some(key), Ok(Some(record))) if usable(&key, &record) && path.join("fs").is_dir() => {
+                    if record.boot_id != boot_id {
+                        older.insert(key);
+                    }
                     layers.lock().known.insert(key, Known { record: Arc::new(record), holds: 0 });
                 }
                 (_, record) => {
@@ -182,9 +194,17 @@ impl Layers {
                 }
             }
         }
+        if !older.is_subset(&noted) {
+            layers.note(older);
+        }
         let layers = Arc::new(layers);
         layers.delete_soon();
         Ok(layers)
+    }
+
+    /// Keeps all that is here for as long as this daemon runs: there may be somebody who cannot be asked.
+    pub fn keep_present(&self) {
+        self.lock().known.values_mut().for_each(|known| known.holds += 1);
     }
 
     /// From now on what nobody holds is deleted; what nobody holds now goes first.
@@ -417,6 +437,34 @@ impl Layers {
         let target = self.trash().join(format!("{:016x}", u64::from_ne_bytes(name)));
         fs::rename(path, &target).map_err(ImageError::io("move to the trash", path))?;
         Ok(target)
+    }
+
+    /// Layers of earlier boots that an earlier start in this boot found whole.
+    fn noted(&self) -> Result<BTreeSet<Digest>, ImageError> {
+        match store::load::<BootRecord>(&self.note_place()) {
+            Ok(Some(record)) if record.boot_id == self.boot_id => Ok(record.whole),
+            // Only power loss damages it, and so it was another boot's.
+            Ok(_) | Err(StoreError::Damaged { .. }) => Ok(BTreeSet::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Written once per boot, and for all layers in one file that no layer depends on: so it needs no sync. What power loss
+    /// leaves of it, the boot after that has no use for.
+    fn note(&self, whole: BTreeSet<Digest>) {
+        let record = BootRecord { boot_id: self.boot_id.clone(), whole };
+        if let Err(error) = store::save(&self.note_place(), &record, Durability::Process) {
+            // A disk that is full is no reason not to start: somebody has to delete something.
+            let error = chain(&error);
+            tracing::warn!(
+                error,
+                "layers of earlier boots are not noted; with their image's record they go at the next start"
+            );
+        }
+    }
+
+    fn note_place(&self) -> PathBuf {
+        self.folder.join("boot.json")
     }
 
     fn place(&self, key: Digest) -> PathBuf {

@@ -1,6 +1,6 @@
 //! What is known of an image, and how it is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,19 @@ pub struct LayerRecord {
 }
 
 impl Record for LayerRecord {
+    const VERSION: u32 = 1;
+}
+
+/// What a boot knows of layers that an earlier one unpacked: what may run from them outlives their image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRecord {
+    /// The boot that it holds for.
+    pub boot_id: String,
+    /// Layers that were on the disk when it began.
+    pub whole: BTreeSet<Digest>,
+}
+
+impl Record for BootRecord {
     const VERSION: u32 = 1;
 }
 

@@ -227,8 +227,9 @@ impl Driver {
                     Ok(parent.map(|parent| looker.cgroups.claim(pod.id.as_str(), &parent)).unwrap_or_default())
                 })
                 .await?;
-                log_folder(&record.config.log_directory).await?;
+                // What is too large to be written down leaves nothing outside its own folders.
                 journal.save(context.paths(&record.id).record(), &record).await?;
+                log_folder(&record.config.log_directory).await?;
                 create::run(&context, &record).await
             }
             .await;

@@ -75,7 +75,7 @@ struct Handle {
 
 impl Pods {
     /// Takes over what earlier daemons left behind; returns once every sandbox is adopted, being
-    /// stopped, or forgotten.
+    /// stopped, or forgotten. From then on images' layers that nobody needs are deleted.
     pub async fn recover(context: Context) -> Result<Self, PodError> {
         let pods = Self(Arc::new(Shared { context: Arc::new(context), index: Mutex::default() }));
         recover::run(&pods.0).await?;

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,10 @@ use super::state::{Recovery, Stage as PodStage};
 use super::{Handle, QUEUE, Shared, placeholder, purge};
 use crate::container::record::{ContainerRecord, Failure, Stage};
 use crate::launch::monitor::{EventReceiver, LaunchError, Monitor};
-use crate::store;
+use crate::store::{self, StoreError};
 use crate::sys::process;
 use crate::sys::tree;
-use crate::types::{ContainerId, ErrorKind, PodId, now_ns};
+use crate::types::{ContainerId, ErrorKind, PodId, chain, now_ns};
 use crate::wire::{Exit, State};
 
 /// One try to reach a monitor: it only ever works for milliseconds between two requests.
@@ -40,7 +41,10 @@ struct Found {
     containers: BTreeMap<ContainerId, Slot>,
 }
 
-/// Finds and takes over everything.
+/// What a sandbox is could not be read, but may be another time: nothing of it is touched.
+struct LeftAlone;
+
+/// Finds and takes over everything. Then all containers hold their layers again, and the others may go.
 pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), PodError> {
     let context = shared.context.clone();
     let (root, state) = (context.root.clone(), context.state.clone());
@@ -59,8 +63,12 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), PodError> {
     });
     let mut reading: FuturesUnordered<_> = known.iter().map(|id| one(shared, id)).collect();
     let mut adopting = FuturesUnordered::new();
+    let mut left_alone = false;
     while let Some(adopted) = reading.next().await {
-        adopting.extend(adopted);
+        match adopted {
+            Ok(adopted) => adopting.extend(adopted),
+            Err(LeftAlone) => left_alone = true,
+        }
     }
     drop(reading);
     for id in live.into_iter().filter(|id| !known.contains(id)) {
@@ -71,6 +79,11 @@ pub(super) async fn run(shared: &Arc<Shared>) -> Result<(), PodError> {
     if tokio::time::timeout(START_LIMIT, all).await.is_err() {
         tracing::warn!("some monitors do not answer at once; going on without them for now");
     }
+    if left_alone {
+        tracing::warn!("sandboxes were left alone: all layers that are here now stay until the next start");
+        context.images.keep_present();
+    }
+    context.images.collect_garbage();
     collect_networks(shared.clone(), known);
     Ok(())
 }
@@ -90,7 +103,7 @@ fn collect_networks(shared: Arc<Shared>, found: Vec<PodId>) {
     });
 }
 
-fn folders(path: &Path) -> std::io::Result<Vec<PodId>> {
+fn folders(path: &Path) -> io::Result<Vec<PodId>> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(path)? {
         match entry?.file_name().to_str().map(PodId::parse) {
@@ -102,7 +115,7 @@ fn folders(path: &Path) -> std::io::Result<Vec<PodId>> {
 }
 
 /// Starts the task of one sandbox. What comes back fires once its state is known.
-async fn one(shared: &Arc<Shared>, id: &PodId) -> Option<oneshot::Receiver<()>> {
+async fn one(shared: &Arc<Shared>, id: &PodId) -> Result<Option<oneshot::Receiver<()>>, LeftAlone> {
     let context = shared.context.clone();
     let reader = context.clone();
     let data = context.paths(id).data;
@@ -112,20 +125,21 @@ async fn one(shared: &Arc<Shared>, id: &PodId) -> Option<oneshot::Receiver<()>> 
         Ok(Ok(None)) => {
             // The folder was made, the record was not: nothing else was begun.
             purge::begin(context, id.clone());
-            return None;
+            return Ok(None);
         }
-        Ok(Err(error @ store::StoreError::Damaged { .. })) => {
+        Ok(Err(error @ StoreError::Damaged { .. })) => {
             tracing::error!(pod = %id, %error, "the sandbox cannot be known any more; removing what is left of it");
             purge::begin(context, id.clone());
-            return None;
+            return Ok(None);
         }
         Ok(Err(error)) => {
-            tracing::error!(pod = %id, %error, "record cannot be read; the sandbox is left alone");
-            return None;
+            let error = chain(&error);
+            tracing::error!(pod = %id, error, "its records cannot be read; the sandbox is left alone");
+            return Err(LeftAlone);
         }
         Err(error) => {
-            tracing::error!(pod = %id, %error, "record cannot be read; the sandbox is left alone");
-            return None;
+            tracing::error!(pod = %id, %error, "its records cannot be read; the sandbox is left alone");
+            return Err(LeftAlone);
         }
     };
     let rebooted = record.boot_id != context.boot_id;
@@ -155,7 +169,7 @@ async fn one(shared: &Arc<Shared>, id: &PodId) -> Option<oneshot::Receiver<()>> 
     let waiting = driver.recover(recovery, rebooted);
     driver.publish();
     tokio::spawn(driver.run(queue));
-    waiting
+    Ok(waiting)
 }
 
 pub(super) type Connected = (Monitor, State, EventReceiver);
@@ -332,25 +346,67 @@ impl Driver {
     }
 }
 
-fn read(context: &super::Context, data: &Path) -> Result<Option<Found>, store::StoreError> {
+fn read(context: &super::Context, data: &Path) -> Result<Option<Found>, StoreError> {
     let Some(mut record) = store::load::<PodRecord>(&data.join("pod.json"))? else { return Ok(None) };
     if record.boot_id != context.boot_id {
         record.pause = None;
         record.monitor = None;
     }
-    let mut containers = BTreeMap::new();
-    for folder in fs::read_dir(data.join("containers")).into_iter().flatten().flatten() {
-        let path: PathBuf = folder.path().join("container.json");
-        match store::load::<ContainerRecord>(&path) {
-            Ok(Some(container)) => {
-                let hold = context.images.hold_layers(&container.needed_layers());
-                containers.insert(container.id.clone(), Slot::new(container, hold));
+    let containers = records(&data.join("containers"))?.into_iter().map(|container| {
+        let hold = context.images.hold_layers(&container.needed_layers());
+        (container.id.clone(), Slot::new(container, hold))
+    });
+    Ok(Some(Found { record, containers: containers.collect() }))
+}
+
+/// The records of a sandbox's containers, but for those that are damaged. Whoever is not among them is removed: so it is
+/// an error if that there is none, or that one is damaged, cannot be said for sure.
+fn records(folder: &Path) -> Result<Vec<ContainerRecord>, StoreError> {
+    let failed = |source| StoreError::Io { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut records = Vec::new();
+    for entry in entries {
+        let folder = entry.map_err(failed)?.path();
+        match store::load::<ContainerRecord>(&folder.join("container.json")) {
+            Ok(Some(record)) => records.push(record),
+            Ok(None) => drop(tree::remove(&folder)),
+            Err(error @ StoreError::Damaged { .. }) => {
+                let error = chain(&error);
+                tracing::error!(error, "container record cannot be read; the container is removed");
             }
-            Ok(None) => drop(tree::remove(&folder.path())),
-            Err(error) => {
-                tracing::error!(%error, "container record cannot be read; the container is removed")
-            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(Some(Found { record, containers }))
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_lost_is_passed_over() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = data.path().join("containers");
+        assert!(records(&folder).unwrap().is_empty());
+        let place = |name: &str| {
+            fs::create_dir_all(folder.join(name)).unwrap();
+            folder.join(name).join("container.json")
+        };
+        fs::write(place("damaged"), "{").unwrap();
+        place("not-begun");
+        assert!(records(&folder).unwrap().is_empty());
+        assert!(folder.join("damaged").exists() && !folder.join("not-begun").exists());
+        fs::write(place("newer"), r#"{"version":99,"body":{}}"#).unwrap();
+        assert!(matches!(records(&folder), Err(StoreError::Version { .. })));
+        fs::remove_dir_all(folder.join("newer")).unwrap();
+        fs::create_dir(place("unreadable")).unwrap();
+        assert!(matches!(records(&folder), Err(StoreError::Io { .. })));
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, "").unwrap();
+        assert!(matches!(records(&folder), Err(StoreError::Io { .. })));
+    }
 }

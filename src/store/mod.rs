@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{ErrorKind, HasKind};
 
-/// Largest record read back, bytes; anything longer did not come from us.
+/// Largest record, bytes: none is written that would not be read back.
 const MAX_RECORD: u64 = 16 << 20;
+/// What a new record leaves of it, bytes: what is noted later must fit.
+const ROOM: u64 = 1 << 20;
 
 /// What a written record survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,18 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+    /// It would not be read back.
+    #[error("record {path:?} would have {bytes} bytes, want at most {most}; most of it is {part}")]
+    TooLarge {
+        /// The record's file.
+        path: PathBuf,
+        /// As it would be written.
+        bytes: u64,
+        /// The limit.
+        most: u64,
+        /// The field that makes it so.
+        part: String,
+    },
     /// Written by a version that this one cannot read.
     #[error("record {path:?} has version {found}, newer than {known} or no longer known")]
     Version {
@@ -78,6 +92,8 @@ impl HasKind for StoreError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
+            // Only what is written down of a request, or an image, has no smaller bound.
+            Self::TooLarge { .. } => ErrorKind::InvalidArgument,
             _ => ErrorKind::Internal,
         }
     }
@@ -95,11 +111,19 @@ struct In {
     body: serde_json::Value,
 }
 
-/// Writes `record` at `path`, whose folder must exist, replacing what is there in one step.
+/// Writes `record` at `path`, whose folder must exist, replacing what is there in one step. One that would not be read
+/// back is refused, and changes nothing.
 pub fn save<T: Record>(path: &Path, record: &T, durability: Durability) -> Result<(), StoreError> {
     let failed = |source| StoreError::Io { path: path.to_owned(), source };
     let text = serde_json::to_vec(&Out { version: T::VERSION, body: record })
         .map_err(|source| StoreError::Damaged { path: path.to_owned(), source })?;
+    let bytes = text.len() as u64;
+    if bytes > MAX_RECORD - ROOM {
+        let most = if path.exists() { MAX_RECORD } else { MAX_RECORD - ROOM };
+        if bytes > most {
+            return Err(StoreError::TooLarge { path: path.to_owned(), bytes, most, part: largest_part(&text) });
+        }
+    }
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
@@ -145,6 +169,53 @@ pub fn load<T: Record>(path: &Path) -> Result<Option<T>, StoreError> {
     serde_json::from_value(body).map(Some).map_err(damaged)
 }
 
+/// The path of the field that makes a record large.
+fn largest_part(record: &[u8]) -> String {
+    let (mut path, mut value) = (Vec::new(), record);
+    while let Some((name, member)) = longest_member(value).filter(|(_, member)| member.len() > value.len() / 3) {
+        path.push(String::from_utf8_lossy(name));
+        value = member;
+    }
+    // Every record has it.
+    path.retain(|name| name != "body");
+    if path.is_empty() { "many fields".to_owned() } else { path.join(".") }
+}
+
+/// Name and value of the longest member of an object that [`save`] made JSON of: it is sound, and has no blanks.
+fn longest_member(object: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut longest: Option<(&[u8], &[u8])> = None;
+    let (mut depth, mut quoted, mut escaped) = (0_u32, false, false);
+    let (mut begin, mut colon) = (1, None);
+    if object.first() != Some(&b'{') {
+        return None;
+    }
+    for (at, byte) in object.iter().enumerate() {
+        if quoted {
+            quoted = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => quoted = true,
+            b'{' | b'[' => depth += 1,
+            b':' if depth == 1 => colon = Some(at),
+            b',' | b'}' if depth == 1 => {
+                // The name without its quotes.
+                let member = colon
+                    .take()
+                    .and_then(|colon| Some((object.get(begin + 1..colon - 1)?, object.get(colon + 1..at)?)));
+                longest = longest.into_iter().chain(member).max_by_key(|(_, value)| value.len());
+                begin = at + 1;
+            }
+            _ => {}
+        }
+        if matches!(byte, b'}' | b']') {
+            depth = depth.saturating_sub(1);
+        }
+    }
+    longest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,5 +253,40 @@ mod tests {
         assert!(matches!(load::<Two>(&path), Err(StoreError::Version { found: 3, .. })));
         fs::write(&path, "").unwrap();
         assert!(matches!(load::<Two>(&path), Err(StoreError::Damaged { .. })));
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Big {
+        small: Vec<String>,
+        config: std::collections::BTreeMap<String, String>,
+    }
+    impl Record for Big {
+        const VERSION: u32 = 1;
+    }
+
+    #[test]
+    fn what_would_not_be_read_back_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.json");
+        let big = |bytes: u64| {
+            let text = "\"".repeat((bytes / 2) as usize);
+            let config = [("a".to_owned(), r#"}\":{"#.to_owned()), ("big".to_owned(), text)];
+            Big { small: vec!["{".into(), r#"\",":"#.into()], config: config.into() }
+        };
+        let refused = |bytes| match save(&path, &big(bytes), Durability::Process) {
+            Err(error @ StoreError::TooLarge { .. }) => {
+                assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+                assert!(error.to_string().ends_with("most of it is config.big"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        };
+        refused(MAX_RECORD);
+        refused(MAX_RECORD - ROOM);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        save(&path, &big(MAX_RECORD - ROOM - 1000), Durability::Process).unwrap();
+        // What is there already may grow.
+        save(&path, &big(MAX_RECORD - 1000), Durability::Process).unwrap();
+        refused(MAX_RECORD);
+        assert_eq!(load(&path).unwrap(), Some(big(MAX_RECORD - 1000)));
     }
 }

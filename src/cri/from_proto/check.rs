@@ -16,8 +16,8 @@ const MAX_WORD: usize = 128 << 10;
 const MAX_KEY: usize = 512;
 /// Longest value of a label, bytes.
 const MAX_LABEL: usize = 4 << 10;
-/// Most bytes in all annotations of one object, as Kubernetes has it (256 KiB), with room to spare.
-const MAX_ANNOTATIONS: usize = 512 << 10;
+/// Most bytes in all annotations of one object, as Kubernetes has it (256 KiB), with room to spare; the same for labels.
+const MAX_IN_ALL: usize = 512 << 10;
 
 /// Between `low` and `high` bytes.
 pub fn length(at: &At<'_>, text: &str, low: usize, high: usize) -> Result<(), DecodeError> {
@@ -127,26 +127,29 @@ pub fn labels(at: &At<'_>, map: HashMap<String, String>) -> Result<BTreeMap<Stri
         length(&at, value, 0, MAX_LABEL)?;
         no_control(&at, value)?;
     }
+    in_all(at, &map)?;
     Ok(map.into_iter().collect())
 }
 
 /// Annotations, whose values may be whole documents.
 pub fn annotations(at: &At<'_>, map: HashMap<String, String>) -> Result<BTreeMap<String, String>, DecodeError> {
     count(at, map.len())?;
-    let mut total = 0;
     for (key, value) in &map {
         let at = at.key(key);
         length(&at, key, 1, MAX_KEY)?;
         no_control(&at, key)?;
-        total += key.len() + value.len();
         if value.contains('\0') {
             return Err(at.bad(value, "has a NUL in it"));
         }
     }
-    if total > MAX_ANNOTATIONS {
-        return Err(at.bad(total, format!("want at most {MAX_ANNOTATIONS} bytes in all")));
-    }
+    in_all(at, &map)?;
     Ok(map.into_iter().collect())
+}
+
+/// At most [`MAX_IN_ALL`] bytes of names and values.
+fn in_all(at: &At<'_>, map: &HashMap<String, String>) -> Result<(), DecodeError> {
+    let total: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if total > MAX_IN_ALL { Err(at.bad(total, format!("want at most {MAX_IN_ALL} bytes in all"))) } else { Ok(()) }
 }
 
 /// A number from `low` to `high`.
@@ -212,6 +215,9 @@ mod tests {
         assert!(annotations(&AT, one("a", "{\n\"json\": 1}\n")).is_ok());
         assert!(annotations(&AT, one("a\n", "b")).is_err());
         assert!(annotations(&AT, one("a", &"b".repeat(600 << 10))).is_err());
+        let long = |n: usize| (0..n).map(|n| (n.to_string(), "b".repeat(4000))).collect();
+        assert!(labels(&AT, long(100)).is_ok() && annotations(&AT, long(100)).is_ok());
+        assert!(labels(&AT, long(200)).is_err() && annotations(&AT, long(200)).is_err());
         let many = (0..5000).map(|n| (n.to_string(), String::new())).collect();
         assert!(labels(&AT, many).is_err());
     }

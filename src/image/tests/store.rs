@@ -108,6 +108,84 @@ async fn containers_from_before_keep_their_layers() {
 }
 
 #[tokio::test]
+async fn layers_of_an_earlier_boot_stay_under_containers_of_this_one() {
+    let Some(registry) = Registry::start() else { return };
+    let (root, images) = store();
+    let put = registry.put("app", "1", OCI, &[layer("below"), layer("above")], json!({}));
+    let name = format!("{}/app:1", registry.address);
+    let id = images.pull(&name, None, None).await.unwrap();
+    while !images.inner.index().images().all(|entry| entry.synced) {
+        tokio::task::yield_now().await;
+    }
+    drop(images);
+    let start = |boot: &str| Images::open_in_boot(Settings::new(root.path()), boot.into()).unwrap();
+    for how in ["removed", "damaged"] {
+        let record = root.path().join(format!("images/{}.json", id.hex()));
+        let images = start(how);
+        assert!(images.find(&name).is_some());
+        let hold = images.hold_layers(&put.diff_ids);
+        images.collect_garbage();
+        let text = fs::read(&record).unwrap();
+        match how {
+            "removed" => images.remove(&name).await.unwrap(),
+            _ => fs::write(&record, "{").unwrap(),
+        }
+        // The daemon ends, and its holds with it; containers run on.
+        drop((hold, images));
+        for _ in 0..2 {
+            let images = start(how);
+            assert!(images.find(&name).is_none());
+            assert_eq!(images.hold_layers(&put.diff_ids).keys(), put.diff_ids, "{how}");
+        }
+        fs::write(&record, text).unwrap();
+    }
+    // In the next boot nothing runs from them, and the note is what power loss left of it.
+    fs::remove_file(root.path().join(format!("images/{}.json", id.hex()))).unwrap();
+    fs::write(root.path().join("layers/boot.json"), "").unwrap();
+    assert_eq!(start("next").hold_layers(&put.diff_ids).keys(), []);
+}
+
+#[tokio::test]
+async fn layers_that_cannot_be_looked_at_stay() {
+    let Some(registry) = Registry::start() else { return };
+    let (root, images) = store();
+    let put = registry.put("app", "1", OCI, &[layer("below")], json!({}));
+    let name = format!("{}/app:1", registry.address);
+    images.pull(&name, None, None).await.unwrap();
+    drop(images);
+    let record = root.path().join("layers/sha256").join(put.diff_ids[0].hex()).join("layer.json");
+    let aside = root.path().join("aside");
+    fs::rename(&record, &aside).unwrap();
+    fs::create_dir(&record).unwrap();
+    assert!(Images::open(Settings::new(root.path())).is_err());
+    fs::remove_dir(&record).unwrap();
+    fs::rename(&aside, &record).unwrap();
+    assert!(Images::open(Settings::new(root.path())).unwrap().find(&name).is_some());
+}
+
+#[tokio::test]
+async fn what_is_kept_for_somebody_who_cannot_be_asked_stays() {
+    let Some(registry) = Registry::start() else { return };
+    let (root, images) = store();
+    registry.put("old", "1", OCI, &[layer("old")], json!({}));
+    registry.put("new", "1", OCI, &[layer("new")], json!({}));
+    let (old, new) = (format!("{}/old:1", registry.address), format!("{}/new:1", registry.address));
+    images.pull(&old, None, None).await.unwrap();
+    drop(images);
+    let images = Images::open(Settings::new(root.path())).unwrap();
+    images.keep_present();
+    images.collect_garbage();
+    images.pull(&new, None, None).await.unwrap();
+    assert_eq!(census(root.path()).len(), 4);
+    images.remove(&old).await.unwrap();
+    images.remove(&new).await.unwrap();
+    images.inner.layers.emptied().await;
+    assert_eq!(census(root.path()).len(), 1, "the layer that was there before");
+    images.pull(&old, None, None).await.unwrap();
+    assert_eq!(images.list().len(), 1);
+}
+
+#[tokio::test]
 async fn what_could_not_be_listed_is_deleted_later() {
     let Some(registry) = Registry::start() else { return };
     let (root, images) = store();
