@@ -405,6 +405,10 @@ impl Node {
                 return process.pid;
             }
             assert!(Instant::now() < end, "no process {name} in a cgroup of {id}");
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "as `eventually` does: there is no event to wait for in procfs"
+            )]
             std::thread::sleep(Duration::from_millis(10));
         }
     }
