@@ -105,29 +105,42 @@ async fn when_its_client_leaves_the_process_is_killed() {
     node.finish().await;
 }
 
+/// A daemon's end is nobody's wish to end what it was asked to run: that has its own end, or its time limit.
 #[tokio::test]
-async fn when_its_daemon_dies_the_process_is_killed() {
+async fn when_its_daemon_dies_the_process_goes_on() {
     let mut node = Node::ready().await;
     let pod = node.up(node.pod("dies")).await;
     let ctr = node.launch(&pod, node.sleeper("c")).await;
-    let runs = || host::descendants().into_iter().any(|process| process.command.contains("sleep 4731"));
+    let runs = |what: &str| host::descendants().into_iter().any(|process| process.command.contains(what));
+    let begun = async |what: &str| {
+        eventually(secs(15), what, async || if runs(what) { Ok(()) } else { Err("none".to_owned()) }).await;
+    };
     {
-        let call = node.try_exec(&ctr, &["sh", "-c", "sleep 4731; true"], 0);
-        let begun = eventually(secs(15), "the process", async || if runs() { Ok(()) } else { Err("none".to_owned()) });
-        tokio::pin!(call);
+        let waits = "until [ -e /go ]; do sleep 0.05; done; echo done > /done; echo 4731";
+        let (waits, sleeps) = (["sh", "-c", waits], ["sleep", "4732"]);
+        let (call, late) = (node.try_exec(&ctr, &waits, 0), node.try_exec(&ctr, &sleeps, 5));
+        tokio::pin!(call, late);
         tokio::select! {
             _ = &mut call => panic!("it ends by itself"),
-            () = begun => {}
+            _ = &mut late => panic!("it ends by itself"),
+            () = async { begun("echo 4731").await; begun("sleep 4732").await } => {}
         }
-        // Its client waits on.
+        // Their clients wait on.
         let daemon = nix::unistd::Pid::from_raw(node.daemon().pid());
         nix::sys::signal::kill(daemon, nix::sys::signal::SIGKILL).unwrap();
         call.await.expect_err("its daemon is gone");
+        late.await.expect_err("its daemon is gone");
     }
     node.kill9();
-    eventually(secs(15), "its end", async || if runs() { Err("it runs".to_owned()) } else { Ok(()) }).await;
+    let ends = async |what: &str| {
+        eventually(secs(15), what, async || if runs(what) { Err("it runs".to_owned()) } else { Ok(()) }).await;
+    };
+    ends("sleep 4732").await;
     node.start_daemon().await;
-    assert_eq!(node.exec(&ctr, &["echo", "well"]).await, "well\n");
+    assert!(runs("echo 4731"));
+    node.exec(&ctr, &["touch", "/go"]).await;
+    ends("echo 4731").await;
+    assert_eq!(node.exec(&ctr, &["cat", "/done"]).await, "done\n");
     node.finish().await;
 }
 

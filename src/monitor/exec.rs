@@ -257,28 +257,14 @@ impl Monitor {
     /// Request::EndExec
     pub(super) fn end_exec(&mut self, container: &ContainerId, caller: Option<Caller>, token: u64) {
         let is_it = |exec: &Exec| exec.token == token && token != 0 && exec.container == *container;
-        if let Some(number) = self.execs.iter().find(|(_, exec)| is_it(exec)).map(|(number, _)| *number) {
-            self.give_up_exec(number);
+        if let Some((number, exec)) = self.execs.iter_mut().find(|(_, exec)| is_it(exec)) {
+            let (number, over) = (*number, exec.code.is_some());
+            if let Some(timer) = exec.timer.take() {
+                self.poll.cancel(timer);
+            }
+            if over { self.exec_is_drained(number) } else { self.exec_is_late(number) }
         }
         self.answer(caller, Ok(Reply::Done));
-    }
-
-    /// Whoever asked by this connection is gone: nobody will read what their processes print.
-    pub(super) fn give_up_execs(&mut self, connection: u64) {
-        let theirs = |exec: &Exec| exec.client.is_none() && exec.caller.is_some_and(|by| by.connection == connection);
-        let theirs: Vec<u64> = self.execs.iter().filter(|(_, exec)| theirs(exec)).map(|(number, _)| *number).collect();
-        for number in theirs {
-            self.give_up_exec(number);
-        }
-    }
-
-    fn give_up_exec(&mut self, number: u64) {
-        let Some(exec) = self.execs.get_mut(&number) else { return };
-        let over = exec.code.is_some();
-        if let Some(timer) = exec.timer.take() {
-            self.poll.cancel(timer);
-        }
-        if over { self.exec_is_drained(number) } else { self.exec_is_late(number) }
     }
 
     /// Enough of waiting for grandchildren that hold the pipes.

@@ -273,7 +273,6 @@ impl Monitor {
             for container in self.containers.values_mut() {
                 container.queue.retain(|(caller, request)| !theirs(caller) || !request.begins());
             }
-            self.give_up_execs(number);
         }
     }
 

@@ -59,27 +59,6 @@ fn another_daemon_learns_how_a_start_went() {
 }
 
 #[test]
-fn execs_end_with_the_daemon_that_waits_for_them() {
-    let mut pod = Pod::new();
-    let spec = pod.run("exec sleep 100");
-    fifo(&spec, "runs");
-    let mut second = Peer::new(UnixStream::connect(pod.folder.path().join(socket::NAME)).unwrap());
-    second.hello();
-    let kept = second.exec(&spec.container, &["sh", "-c", "sleep 1; echo kept"], 0);
-    let path = |name: &str| spec.bundle.join(name).display().to_string();
-    let begun = Instant::now();
-    pod.peer.exec(&spec.container, &["sh", "-c", "exec 3> \"$0\"; echo begun >&3; sleep 60", &path("runs")], 0);
-    let mut runs = fs::File::open(path("runs")).unwrap();
-    runs.read_exact(&mut [0; 6]).unwrap();
-    shut(&pod.peer);
-    assert_eq!(runs.read(&mut [0; 6]).unwrap(), 0, "all that could write have ended");
-    assert!(begun.elapsed() < Duration::from_secs(30), "of itself");
-    assert_eq!(second.outcome(kept).stdout, b"kept\n", "it is another's");
-    pod.peer = second;
-    assert_eq!(pod.end(), 0);
-}
-
-#[test]
 fn a_shutdown_waits_for_what_is_left_once_all_else_is_done() {
     let mut pod = Pod::new();
     let spec = pod.spec("exec sleep 100", &[]);
