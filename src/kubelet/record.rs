@@ -144,10 +144,11 @@ impl Claim {
         let (folder, logs) = (dirs.pod(job), dirs.pod_logs(job));
         make_dir(&dirs.logs, 0o755)?;
         let Some(mut claim) = Self::of(&PodRef::of(job), dirs)? else { return Ok(None) };
-        claim.made.extend(make(&logs, 0o755)?.then_some(logs));
         // A sandbox that an earlier process asked for may be on its way still.
         let asked = Record::read(&folder).map_or(0, |record| record.asked);
+        // Before anything else is made: by the record it is found should this process end in between.
         Record::write(job, dirs, asked)?;
+        claim.made.extend(make(&logs, 0o755)?.then_some(logs));
         Ok(Some(claim))
     }
 

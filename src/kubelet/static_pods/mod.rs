@@ -112,15 +112,15 @@ pub async fn serve(cri: Cri, options: Options, stop: CancellationToken) -> Resul
     let mut shown = BTreeSet::new();
     slots.apply(&read(&mut folder, &canonical, &shared.owner, &mut shown).map_err(fail)?);
     // What an earlier driver left of manifests that are gone since.
-    let Some(left) = until(&stop, "cannot list pods", || leftovers(&shared)).await else { return Ok(()) };
+    let Some(left) = until(&stop, "cannot list pods", || leftovers(&shared)).await else {
+        last_answers(&shared).await;
+        return Ok(());
+    };
     left.into_iter().for_each(|key| slots.want(key, None));
     loop {
         tokio::select! {
             () = stop.cancelled() => {
-                shared.asking.close();
-                if tokio::time::timeout(LAST_ANSWERS, shared.asking.wait()).await.is_err() {
-                    tracing::warn!("the runtime has not answered about a sandbox that it was asked for");
-                }
+                last_answers(&shared).await;
                 return Ok(());
             }
             change = changes.next() => {
@@ -139,6 +139,14 @@ pub async fn serve(cri: Cri, options: Options, stop: CancellationToken) -> Resul
                 }
             }
         }
+    }
+}
+
+/// Asks for no more sandboxes, and waits for what is still to be told of those that were asked for.
+async fn last_answers(shared: &Shared) {
+    shared.asking.close();
+    if tokio::time::timeout(LAST_ANSWERS, shared.asking.wait()).await.is_err() {
+        tracing::warn!("the runtime has not answered about a sandbox that it was asked for");
     }
 }
 
